@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine with Python 3.11:
+#   make run    installs into .venv and runs the simulated shop from logs to a pushed model
+#   make test   installs into .venv and runs the gate
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install run test check lint types test-slow golden lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+# The stamp makes installing happen once, and again when a dependency changes.
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[kubeflow,serving,dev]'
+	touch $@
+
+install: $(VENV)/.installed ## create .venv and install longplay into it
+
+run: install ## run the pipeline on the simulated shop
+	$(BIN)/longplay run
+
+test: install check ## install and run the gate
+
+check: lint types ## the gate: ruff, mypy --strict, pytest
+	$(BIN)/python -m pytest
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+test-slow: install ## the long tests
+	$(BIN)/python -m pytest -m slow
+
+golden: install ## make the golden files anew
+	LONGPLAY_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests -k golden
+
+lock: ## resolve constraints.txt anew (needs uv)
+	uv pip compile --python-version 3.11 --all-extras setup.py --no-annotate --no-header --output-file constraints.txt
+
+clean: ## remove .venv and artifacts
+	rm -rf $(VENV) artifacts

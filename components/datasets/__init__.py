@@ -1,0 +1,1 @@
+"""Raw logs as interactions: what each known log looks like, and the readers behind."""

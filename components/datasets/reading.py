@@ -1,0 +1,365 @@
+"""Reads raw logs in Arrow batches: whole blocks of lines or row groups, never rows one by one.
+
+A file is read in ranges, which may run in parallel; a range is read in blocks, so memory does not grow with the file.
+Every row has a position, file then place, which is the same however the work is cut.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.json as pa_json
+import pyarrow.parquet as pq
+
+from components.base import ComponentError
+from components.datasets.base import PATH_KEY, LogSource, SimulatedSource, Source, header_of, require_columns
+from components.datasets.files import LogFile, is_compressed, is_remote, list_files, open_log
+from components.datasets.normalising import SCHEMA, Normalised, normalise
+from models.simulators.session_shop import LoggedEvents, SessionShop, SessionShopConfig
+from schemas.interaction import FEEDBACK_ROLES, MICROSECONDS_PER_SECOND
+from schemas.reward import CLICK, PURCHASE
+
+RANGE_BYTES = 128 << 20
+"""Uncompressed text is cut into ranges of this size."""
+BLOCK_BYTES = 16 << 20
+"""Text is parsed in blocks of about this size."""
+BATCH_ROWS = 262_144
+"""Parquet is read in batches of this many rows."""
+
+_FILE_SHIFT = 44
+"""A position holds the file's number above this bit and the place in the file, in bytes or rows, below it."""
+_MAX_ROW_TEXT = 500
+
+
+@dataclass(frozen=True)
+class ReadRange:
+    """A part of one input that is read by itself.
+
+    Attributes:
+        source: What the columns mean.
+        path: File, or a name for a simulated part.
+        file_number: Place of the file among all inputs.
+        start: First byte, or first chunk of a simulation.
+        end: Byte after the last; a line that begins before it belongs to this range. None for "to the end".
+        weight: Roughly how many bytes there are to read, for progress.
+    """
+
+    source: Source
+    path: str
+    file_number: int
+    start: int
+    end: int | None
+    weight: int
+
+
+@dataclass
+class Block:
+    """Interactions of one block and what became of its rows.
+
+    Attributes:
+        normalised: Interactions and rows that do not parse.
+        bad_lines: Line within the range, from 0, of each row that does not parse.
+        bad_texts: What stands there, cut short.
+        num_lines: Lines of the block, blank ones included.
+    """
+
+    normalised: Normalised
+    bad_lines: list[int]
+    bad_texts: list[str]
+    num_lines: int
+
+
+def plan_ranges(sources: tuple[Source, ...]) -> list[ReadRange]:
+    """Cuts all inputs into ranges.
+
+    Raises:
+        ConfigError: A path matches no file.
+        ComponentError: A file is empty.
+    """
+    ranges: list[ReadRange] = []
+    file_number = 0
+    for source in sources:
+        if isinstance(source, SimulatedSource):
+            ranges.append(ReadRange(source, "session_shop", file_number, 0, None, source.num_events * 40))
+            file_number += 1
+            continue
+        for file in list_files(source.paths, PATH_KEY):
+            if file.num_bytes == 0:
+                raise ComponentError(f"{file.path}: the file is empty (0 bytes)")
+            ranges.extend(_file_ranges(source, file, file_number))
+            file_number += 1
+    return ranges
+
+
+def _file_ranges(source: LogSource, file: LogFile, file_number: int) -> list[ReadRange]:
+    if source.format == "parquet" or is_compressed(file.path) or file.num_bytes <= RANGE_BYTES:
+        return [ReadRange(source, file.path, file_number, 0, None, file.num_bytes)]
+    starts = range(0, file.num_bytes, RANGE_BYTES)
+    return [ReadRange(source, file.path, file_number, start, start + RANGE_BYTES, RANGE_BYTES) for start in starts]
+
+
+def read_range(part: ReadRange) -> Iterator[Block]:
+    """Reads one range block by block.
+
+    Raises:
+        ConfigError: The file lacks a mapped column.
+        ComponentError: The file cannot be read as what it should be.
+    """
+    if isinstance(part.source, SimulatedSource):
+        yield from _simulated(part, part.source)
+    elif part.source.format == "parquet":
+        yield from _parquet(part, part.source)
+    else:
+        yield from _text(part, part.source)
+
+
+def _positions(part: ReadRange, first: int, count: int) -> npt.NDArray[np.int64]:
+    return (part.file_number << _FILE_SHIFT) + first + np.arange(count, dtype=np.int64)
+
+
+# === Text ===
+
+
+def _text(part: ReadRange, source: LogSource) -> Iterator[Block]:
+    names: list[str] = []
+    skip_header = source.format == "delimited" and source.text.header
+    if source.format == "delimited":
+        names = header_of(part.path, source.text) if source.text.header else list(source.text.column_names)
+        require_columns(source.columns, names, part.path)
+    empty = True
+    for offset, block in _line_blocks(part):
+        header_lines = 0
+        if skip_header and offset == 0:
+            newline = block.find(b"\n")
+            header_lines, block = 1, b"" if newline < 0 else block[newline + 1 :]
+        parse = _parse_delimited if source.format == "delimited" else _parse_json_lines
+        parsed = parse(block, names, source, _positions(part, offset, block.count(b"\n") + 1))
+        empty = empty and parsed.normalised.num_rows == 0
+        yield replace(parsed, num_lines=parsed.num_lines + header_lines, bad_lines=[line + header_lines for line in parsed.bad_lines])
+    if empty and part.start == 0 and part.end is None:
+        raise ComponentError(f"{part.path}: the file has no rows" + (", only a header" if skip_header else ""))
+
+
+def _line_blocks(part: ReadRange) -> Iterator[tuple[int, bytes]]:
+    """Blocks of whole lines with their offsets; a line belongs to the range in which it begins."""
+    with open_log(part.path) as stream:
+        offset = part.start
+        if part.start:
+            stream.seek(part.start - 1)
+            offset += len(stream.readline()) - 1
+        rest = b""
+        while part.end is None or offset < part.end:
+            size = BLOCK_BYTES if part.end is None else min(BLOCK_BYTES, max(part.end - offset - len(rest), 1))
+            data = stream.read(size)
+            block = rest + data
+            if not data:
+                if block:
+                    yield offset, block
+                return
+            if part.end is not None and offset + len(block) >= part.end and not block.endswith(b"\n"):
+                block += stream.readline()
+            cut = block.rfind(b"\n") + 1
+            rest = block[cut:]
+            if cut:
+                yield offset, block[:cut]
+                offset += cut
+
+
+def _parse_delimited(block: bytes, names: list[str], source: LogSource, positions: npt.NDArray[np.int64]) -> Block:
+    """Parses straight into types, and only if that fails as text with every bad row found."""
+    columns = source.columns
+    types = {name: pa.string() for name in columns.names()}
+    if source.timestamp_unit != "iso8601":
+        types[columns.timestamp] = pa.int64()
+    for name in (columns.reward, columns.propensity):
+        if name is not None:
+            types[name] = pa.float64()
+    try:
+        table = _read_csv(block, names, source, types)
+    except pa.ArrowInvalid:
+        table = None
+    if table is not None:
+        result = normalise(_columns(table), source, positions[: table.num_rows])
+        if not result.bad_rows:
+            return Block(result, [], [], block.count(b"\n") + (not block.endswith(b"\n") and bool(block)))
+    return _parse_delimited_slowly(block, names, source, positions)
+
+
+def _parse_delimited_slowly(block: bytes, names: list[str], source: LogSource, positions: npt.NDArray[np.int64]) -> Block:
+    invalid: dict[int, str] = {}
+
+    def note_invalid(row: pa_csv.InvalidRow) -> str:
+        invalid[row.number - 1] = f"{row.actual_columns} columns, expected {row.expected_columns}"
+        return "skip"
+
+    types = {name: pa.binary() for name in source.columns.names()}
+    table = _read_csv(block, names, source, types, note_invalid)
+    lines = block.split(b"\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    filled = np.array([number for number, line in enumerate(lines) if line.rstrip(b"\r")], np.int64)
+    valid = np.setdiff1d(np.arange(len(filled)), np.fromiter(invalid, np.int64, len(invalid)))
+    if len(valid) != table.num_rows:
+        raise ComponentError(
+            f"{source.paths[0]}: {table.num_rows} rows parsed out of {len(valid)} lines; a quoted field seems to hold a line break, "
+            "which is not supported: write one row on one line"
+        )
+    result = normalise(_columns(table), source, positions[valid])
+    reasons = {**invalid, **{int(valid[row]): reason for row, reason in zip(result.bad_rows, result.bad_reasons, strict=True)}}
+    rows = sorted(reasons)
+    result = replace(result, num_rows=len(filled), bad_rows=rows, bad_reasons=[reasons[row] for row in rows])
+    bad_lines = [int(filled[row]) for row in rows]
+    return Block(result, bad_lines, [_row_text(lines[line]) for line in bad_lines], len(lines))
+
+
+def _read_csv(block: bytes, names: list[str], source: LogSource, types: dict[str, pa.DataType], on_invalid: Any = None) -> pa.Table:
+    if not block.strip():
+        return pa.table({name: pa.array([], kind) for name, kind in types.items()})
+    return pa_csv.read_csv(
+        pa.BufferReader(block),
+        read_options=pa_csv.ReadOptions(column_names=names, use_threads=on_invalid is None),
+        parse_options=pa_csv.ParseOptions(
+            delimiter=source.text.delimiter,
+            quote_char=source.text.quote or False,
+            invalid_row_handler=on_invalid,
+        ),
+        convert_options=pa_csv.ConvertOptions(
+            column_types=types,
+            include_columns=list(types),
+            strings_can_be_null=False,
+            check_utf8=on_invalid is None,
+        ),
+    )
+
+
+def _columns(table: pa.Table) -> dict[str, pa.Array]:
+    return {name: _one_array(table.column(name)) for name in table.column_names}
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+
+
+def _parse_json_lines(block: bytes, names: list[str], source: LogSource, positions: npt.NDArray[np.int64]) -> Block:
+    wanted = source.columns.names()
+    num_lines = block.count(b"\n") + (not block.endswith(b"\n") and bool(block))
+    try:
+        table = pa_json.read_json(pa.BufferReader(block), parse_options=pa_json.ParseOptions(unexpected_field_behavior="infer"))
+        flat = all(name in table.column_names and not pa.types.is_nested(table.schema.field(name).type) for name in wanted)
+    except pa.ArrowInvalid:
+        flat = False
+    if flat and table.num_rows == num_lines:
+        result = normalise({name: _one_array(table.column(name)) for name in wanted}, source, positions[:num_lines])
+        if not result.bad_rows:
+            return Block(result, [], [], num_lines)
+    return _parse_json_lines_slowly(block, source, positions)
+
+
+def _parse_json_lines_slowly(block: bytes, source: LogSource, positions: npt.NDArray[np.int64]) -> Block:
+    wanted = source.columns.names()
+    lines = block.split(b"\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    filled = [number for number, line in enumerate(lines) if line.strip()]
+    values: dict[str, list[bytes | None]] = {name: [] for name in wanted}
+    reasons: dict[int, str] = {}
+    valid: list[int] = []
+    for row, number in enumerate(filled):
+        try:
+            record = json.loads(lines[number])
+            fields = [_json_scalar(record, name) for name in wanted]
+        except (ValueError, TypeError, KeyError) as error:
+            reasons[row] = str(error).strip("'") if isinstance(error, (KeyError, TypeError)) else f"not a JSON object: {error}"
+            continue
+        valid.append(row)
+        for name, value in zip(wanted, fields, strict=True):
+            values[name].append(value)
+    result = normalise({name: pa.array(values[name], pa.binary()) for name in wanted}, source, positions[np.array(valid, np.int64)])
+    reasons.update({valid[row]: reason for row, reason in zip(result.bad_rows, result.bad_reasons, strict=True)})
+    rows = sorted(reasons)
+    result = replace(result, num_rows=len(filled), bad_rows=rows, bad_reasons=[reasons[row] for row in rows])
+    bad_lines = [filled[row] for row in rows]
+    return Block(result, bad_lines, [_row_text(lines[line]) for line in bad_lines], len(lines))
+
+
+def _json_scalar(record: Any, name: str) -> bytes | None:
+    if not isinstance(record, dict):
+        raise TypeError(f"a JSON {type(record).__name__}, expected an object")
+    if name not in record:
+        raise KeyError(f"no key {name!r}; found {', '.join(map(str, record)) or 'none'}")
+    value = record[name]
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise TypeError(f"{name} is a JSON {type(value).__name__}, expected text or a number")
+    return str(value).encode("utf-8", "surrogatepass")
+
+
+def _row_text(line: bytes) -> str:
+    return line.rstrip(b"\r")[:_MAX_ROW_TEXT].decode(errors="replace")
+
+
+# === Parquet ===
+
+
+def _parquet(part: ReadRange, source: LogSource) -> Iterator[Block]:
+    stream: Any = open_log(part.path) if is_remote(part.path) else pa.memory_map(part.path)
+    with stream:
+        try:
+            file = pq.ParquetFile(stream)
+        except pa.ArrowInvalid as error:
+            raise ComponentError(f"{part.path}: not a Parquet file: {error}") from None
+        require_columns(source.columns, file.schema_arrow.names, part.path)
+        if file.metadata.num_rows == 0:
+            raise ComponentError(f"{part.path}: the file has no rows")
+        row = 0
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=source.columns.names()):
+            columns = {name: batch.column(batch.schema.get_field_index(name)) for name in source.columns.names()}
+            result = normalise(columns, source, _positions(part, row, batch.num_rows))
+            texts = [_row_text(_parquet_row(batch, bad).encode()) for bad in result.bad_rows]
+            yield Block(result, [int(bad) for bad in result.bad_rows], texts, batch.num_rows)
+            row += batch.num_rows
+
+
+def _parquet_row(batch: pa.RecordBatch, row: int) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="").writerow([batch.column(i)[row].as_py() for i in range(batch.num_columns)])
+    return out.getvalue()
+
+
+# === Simulation ===
+
+
+def _simulated(part: ReadRange, source: SimulatedSource) -> Iterator[Block]:
+    shop = SessionShop(SessionShopConfig.model_validate_json(json.dumps(source.shop)))
+    names = pa.array(shop.item_names)
+    row = 0
+    for events in shop.logs(source.num_events, source.seed):
+        batch = _simulated_batch(events, names, _positions(part, row, len(events.user)))
+        row += batch.num_rows
+        yield Block(Normalised(batch, batch.num_rows, 0), [], [], batch.num_rows)
+
+
+def _simulated_batch(events: LoggedEvents, names: pa.Array, positions: npt.NDArray[np.int64]) -> pa.RecordBatch:
+    bought = events.bought
+    role = np.where(bought, FEEDBACK_ROLES.index("purchase"), FEEDBACK_ROLES.index("click"))
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(events.user).cast(pa.string()),
+            pa.nulls(len(bought), pa.string()),
+            names.take(pa.array(events.item)),
+            pa.array(events.time * MICROSECONDS_PER_SECOND),
+            pa.array(role.astype(np.int8)),
+            pa.array(np.where(bought, PURCHASE.reward, CLICK.reward).astype(np.float32)),
+            pa.array(events.propensity.astype(np.float32)),
+            pa.array(positions),
+        ],
+        schema=SCHEMA,
+    )

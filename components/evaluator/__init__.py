@@ -1,0 +1,1 @@
+"""Ranks the test split and says whether the model may be pushed."""

@@ -1,0 +1,28 @@
+"""Declaration of evaluator."""
+
+from collections.abc import Mapping
+
+from components.base import Component, Port, Properties
+from components.evaluator.config import EvaluatorConfig
+
+
+def _describe(outputs: Mapping[str, Properties]) -> str:
+    verdict = outputs["blessing"]
+    return ("blessed: " if verdict["blessed"] else "not blessed: ") + "; ".join(verdict["reasons"])
+
+
+EVALUATOR = Component(
+    name="evaluator",
+    description="Ranks the full catalogue for every test event, beside baselines, and blesses the model or says why not.",
+    config=EvaluatorConfig,
+    inputs={
+        "examples": Port("Examples", "Trajectories."),
+        "model": Port("Model", "The candidate."),
+        "baseline_model": Port("Model", "The last blessed model.", optional=True),
+    },
+    outputs={
+        "evaluation": Port("ModelEvaluation", "metrics.json: metrics, intervals and baselines."),
+        "blessing": Port("ModelBlessing", "BLESSED or NOT_BLESSED."),
+    },
+    describe=_describe,
+)

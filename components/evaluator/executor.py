@@ -1,0 +1,123 @@
+"""Work of evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.artifacts import BLESSED, NOT_BLESSED, Artifact, ArtifactError, write_json
+from components.base import Context, Properties
+from components.evaluation import Protocol, make_ranker, rank_baseline, rank_model
+from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge
+from components.evaluator.config import EvaluatorConfig
+from components.model_io import LoadedModel, load_model
+from components.trajectory_io import ordered_batches, shard_files
+from models.baselines import BASELINES, co_visitation
+from models.metrics.ranking import RankedSteps, beyond_accuracy, bootstrap, intervals, sum_by_session
+
+METRICS_FILE = "metrics.json"
+
+Results = dict[str, dict[str, dict[str, list[float]]]]
+"""Split -> model -> metric -> [value, low, high]."""
+
+
+def execute(
+    config: EvaluatorConfig, inputs: Mapping[str, Artifact], outputs: Mapping[str, Path], context: Context
+) -> Mapping[str, Properties]:
+    """Runs the step; see `components.base.Execute`."""
+    examples = inputs["examples"]
+    candidate = load_model(inputs["model"])
+    previous, unavailable = _previous(inputs, candidate)
+    results: Results = {}
+    counts: dict[str, dict[str, int]] = {}
+    visits = co_visitation(_sessions(examples, config.max_neighbour_records), candidate.algorithm.catalogue.num_items)
+    baselines = {name: kind(candidate.algorithm.catalogue.num_items, visits) for name, kind in BASELINES.items()}
+    rankers = {id(model): make_ranker(model.algorithm) for model in (candidate, previous) if model is not None}
+    for split in config.splits:
+        results[split] = {}
+        for kind in config.protocols:
+            protocol = Protocol(config.min_history, kind == "seen_removed", config.max_states)
+            ranked = {CANDIDATE: rank_model(candidate, examples, split, protocol, context, rankers[id(candidate)])}
+            if previous is not None:
+                ranked[LAST_BLESSED] = rank_model(previous, examples, split, protocol, context, rankers[id(previous)], candidate.vocabulary)
+            for name, baseline in baselines.items():
+                ranked[name] = rank_baseline(baseline, examples, split, candidate.algorithm.catalogue.num_items, protocol, context)
+            prefix = "" if kind == "seen_kept" else f"{kind}/"
+            measured = _measure(ranked, candidate.algorithm.catalogue.num_items, config, prefix)
+            for name, metrics in measured.items():
+                results[split].setdefault(name, {}).update(metrics)
+            counts[split] = _counts(ranked[CANDIDATE])
+    write_json(outputs["evaluation"] / METRICS_FILE, {"metrics": results, "counts": counts, "protocol": config.model_dump(mode="json")})
+    verdict = _bless(results[config.splits[-1]], config, unavailable, inputs, outputs["blessing"])
+    return {"evaluation": {"metrics": results, "counts": counts}, "blessing": verdict}
+
+
+def _previous(inputs: Mapping[str, Artifact], candidate: LoadedModel) -> tuple[LoadedModel | None, str | None]:
+    """The last blessed model, or why it cannot be compared."""
+    if "baseline_model" not in inputs:
+        return None, None
+    try:
+        previous = load_model(inputs["baseline_model"])
+    except (ArtifactError, ValueError) as error:
+        return None, str(error)
+    if previous.config.max_steps < candidate.config.max_steps:
+        return None, f"it reads {previous.config.max_steps} events, the trajectories have up to {candidate.config.max_steps}"
+    return previous, None
+
+
+def _sessions(examples: Artifact, max_records: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Items of train records [S, L], for counting pairs."""
+    seen = 0
+    for batch in ordered_batches(shard_files(examples, "train"), 1024):
+        yield batch.item_id.numpy().astype(np.int64)
+        seen += int(batch.item_id.shape[0])
+        if seen >= max_records:
+            return
+
+
+def _measure(ranked: Mapping[str, RankedSteps], num_items: int, config: EvaluatorConfig, prefix: str) -> dict[str, dict[str, list[float]]]:
+    """Values and intervals of every model; all are resampled together, so their differences can be compared."""
+    sums = {name: sum_by_session(steps) for name, steps in ranked.items()}
+    resampled = bootstrap(list(sums.values()), config.num_resamples, config.seed)
+    measured = {}
+    for (name, total), values in zip(sums.items(), resampled, strict=True):
+        metrics = {f"{prefix}{key}": [e.value, e.low, e.high] for key, e in intervals(total, values).items()}
+        for key, value in beyond_accuracy(ranked[name], num_items).items():
+            # One number for the whole split; resampling sessions says nothing about it.
+            metrics[f"{prefix}{key}"] = [value, value, value]
+        measured[name] = metrics
+    return measured
+
+
+def _counts(steps: RankedSteps) -> dict[str, int]:
+    return {
+        "events": len(steps.rank),
+        "sessions": len(np.unique(steps.session)),
+        "events_on_unknown_items": int((~steps.known).sum()),
+    }
+
+
+def _bless(
+    results: Mapping[str, Mapping[str, list[float]]],
+    config: EvaluatorConfig,
+    unavailable: str | None,
+    inputs: Mapping[str, Artifact],
+    folder: Path,
+) -> dict[str, Any]:
+    values = {model: {name: entry[0] for name, entry in metrics.items()} for model, metrics in results.items()}
+    checks = judge(values, config.blessing, unavailable)
+    blessed = all(check.passed for check in checks)
+    folder.mkdir(parents=True)
+    (folder / (BLESSED if blessed else NOT_BLESSED)).touch()
+    return {
+        "blessed": int(blessed),
+        "reasons": [check.reason for check in checks if check.passed == blessed],
+        "checks": [asdict(check) for check in checks],
+        "current_model": inputs["model"].digest,
+        "baseline_model": inputs["baseline_model"].digest if "baseline_model" in inputs else None,
+    }

@@ -1,0 +1,1 @@
+"""Anomalies, skew and drift of the trajectories."""

@@ -1,0 +1,1 @@
+"""Exports a model as a SavedModel that TF Serving loads."""

@@ -1,0 +1,27 @@
+"""Configuration of exporter."""
+
+import pydantic
+
+from schemas.config import Config
+from schemas.serving import MAX_WARMUP_RECORDS
+
+
+class ExporterConfig(Config):
+    """The served function."""
+
+    k: int = pydantic.Field(default=20, ge=1)
+    """K, items recommended."""
+    warmup_batch_sizes: tuple[int, ...] = (1, 8, 64)
+    """Batch sizes of the warm-up requests, each sent with histories of the test split."""
+    num_warmup_requests: int = pydantic.Field(default=4, ge=1)
+    """Requests of each batch size."""
+
+    @pydantic.model_validator(mode="after")
+    def _few_requests(self) -> "ExporterConfig":
+        count = len(self.warmup_batch_sizes) * self.num_warmup_requests
+        if not 0 < count <= MAX_WARMUP_RECORDS or min(self.warmup_batch_sizes) < 1:
+            raise ValueError(
+                f"warm-up needs 1 to {MAX_WARMUP_RECORDS} requests of at least one history, found {count} of sizes "
+                f"{self.warmup_batch_sizes}"
+            )
+        return self

@@ -1,0 +1,143 @@
+"""A trained model as files: configuration, weights and the vocabulary it was trained on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.artifacts import Artifact, ArtifactError, write_json
+from components.trajectory_gen.vocabulary import COUNT, ITEM, ITEMS_FILE
+from models.algorithms.base import Algorithm, AlgorithmConfig, Catalogue, NetworkConfig
+from models.algorithms.registry import ALGORITHMS, AnyAlgorithm
+from models.frameworks import tf
+from schemas.config import Config, decode
+
+MODEL_FILE = "model.json"
+WEIGHTS = "weights"
+
+
+class ModelConfig(Config):
+    """Everything that says what a model is, but for its weights."""
+
+    algorithm: AnyAlgorithm
+    network: NetworkConfig
+    max_steps: int
+    """T, most events of a history."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and its items.
+
+    Attributes:
+        algorithm: The model, with its weights.
+        config: What it is.
+        vocabulary: Table with columns item and count; row i is id i + 1.
+    """
+
+    algorithm: Algorithm
+    config: ModelConfig
+    vocabulary: pa.Table
+
+
+def build_model(config: ModelConfig, vocabulary: pa.Table, seed: int) -> Algorithm:
+    """A model with fresh weights."""
+    catalogue = Catalogue(vocabulary.num_rows + 1, config.max_steps, vocabulary[COUNT].to_numpy())
+    kind = ALGORITHMS[_name(config.algorithm)]
+    algorithm = kind(config.algorithm, config.network, catalogue, seed)
+    algorithm.build()
+    return algorithm
+
+
+def _name(config: AlgorithmConfig) -> str:
+    return str(getattr(config, "name"))  # noqa: B009  (every subclass has a literal `name`)
+
+
+def save_model(folder: Path, algorithm: Algorithm, config: ModelConfig, vocabulary_file: Path) -> None:
+    """Writes a model into an empty folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MODEL_FILE, config.model_dump(mode="json"))
+    shutil.copyfile(vocabulary_file, folder / ITEMS_FILE)
+    write_weights(algorithm, folder / WEIGHTS)
+
+
+def write_weights(algorithm: Algorithm, folder: Path) -> None:
+    """Writes all variables of a model, by their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tf.train.Checkpoint(**_as_attributes(algorithm)).write(str(folder / "variables"))
+
+
+def read_weights(algorithm: Algorithm, folder: Path) -> None:
+    """Reads all variables of a model.
+
+    Raises:
+        ArtifactError: The files do not fit the model.
+    """
+    try:
+        status = tf.train.Checkpoint(**_as_attributes(algorithm)).read(str(folder / "variables"))
+        status.assert_existing_objects_matched()
+    except (tf.errors.OpError, ValueError, AssertionError) as error:
+        raise ArtifactError(f"{folder}: the weights do not fit the model: {str(error).splitlines()[0]}") from None
+
+
+def _as_attributes(algorithm: Algorithm) -> dict[str, Any]:
+    return {path.replace("/", "."): variable for path, variable in algorithm.named_variables().items()}
+
+
+def load_model(artifact: Artifact, seed: int = 0) -> LoadedModel:
+    """Builds the model of an artifact and reads its weights.
+
+    Raises:
+        ArtifactError: The artifact is no model, or its weights do not fit.
+    """
+    path = artifact.path / MODEL_FILE
+    if not path.is_file():
+        raise ArtifactError(f"{artifact.path}: not a model, it has no {MODEL_FILE}")
+    config = decode(ModelConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+    vocabulary = pq.read_table(artifact.path / ITEMS_FILE).combine_chunks()
+    algorithm = build_model(config, vocabulary, seed)
+    read_weights(algorithm, artifact.path / WEIGHTS)
+    return LoadedModel(algorithm, config, vocabulary)
+
+
+def item_rows(old: pa.Table, new: pa.Table) -> list[int]:
+    """For each id of the new vocabulary, padding and unknown included, the id of the same item in the old one, or -1."""
+    old_ids = {item: number + 1 for number, item in enumerate(old[ITEM].to_pylist())}
+    rows = [old_ids.get(item, -1) for item in new[ITEM].to_pylist()]
+    return [0, *rows, old.num_rows + 1]
+
+
+def warm_start(target: Algorithm, source: LoadedModel, vocabulary: pa.Table) -> dict[str, int]:
+    """Copies what fits from an earlier model: rows of items by name, everything else where the shapes agree.
+
+    Args:
+        target: Model with fresh weights.
+        source: Earlier model.
+        vocabulary: Vocabulary of `target`.
+
+    Returns:
+        How many variables were copied, how many stayed fresh, and how many items were known.
+    """
+    rows = item_rows(source.vocabulary, vocabulary)
+    old_rows, new_rows = source.vocabulary.num_rows + 2, vocabulary.num_rows + 2
+    known = [new for new, old in enumerate(rows) if old >= 0]
+    earlier = source.algorithm.named_variables()
+    copied = fresh = 0
+    for path, variable in target.named_variables().items():
+        origin = earlier.get(path)
+        by_item = variable.shape.rank and variable.shape[0] == new_rows and origin is not None and origin.shape[0] == old_rows
+        if origin is not None and by_item and origin.shape[1:] == variable.shape[1:]:
+            variable.scatter_update(tf.IndexedSlices(tf.gather(origin, [rows[new] for new in known]), known))
+            copied += 1
+        elif origin is not None and origin.shape == variable.shape:
+            variable.assign(origin)
+            copied += 1
+        else:
+            fresh += 1
+    return {"variables_copied": copied, "variables_fresh": fresh, "items_known": len(known) - 2, "items_new": len(rows) - len(known)}

@@ -1,0 +1,82 @@
+"""Work of pusher."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from components.artifacts import BLESSED, INFRA_BLESSED, SERVING_FOLDER, Artifact, file_digest, publish, write_json
+from components.base import ComponentError, Context, Properties
+from components.pusher.config import PusherConfig
+from schemas.serving import SAVED_MODEL_FILE
+
+PUSHED_FILE = "pushed.json"
+
+
+def execute(
+    config: PusherConfig, inputs: Mapping[str, Artifact], outputs: Mapping[str, Path], context: Context
+) -> Mapping[str, Properties]:
+    """Runs the step; see `components.base.Execute`."""
+    reasons = _objections(inputs)
+    properties: dict[str, object] = {"pushed": 0, "reasons": reasons, "version": None, "path": None}
+    if not reasons:
+        model = inputs["serving_model"].path / SERVING_FOLDER
+        with context.progress.task("push"):
+            version, path = push(model, (context.root / config.destination).resolve())
+        properties = {"pushed": 1, "reasons": [], "version": version, "path": str(path)}
+        context.progress.log(f"pushed version {version} to {path}")
+    else:
+        context.progress.log("not pushed: " + "; ".join(reasons))
+    write_json(outputs["pushed_model"] / PUSHED_FILE, properties)
+    return {"pushed_model": properties}
+
+
+def _objections(inputs: Mapping[str, Artifact]) -> list[str]:
+    """Why the model must not be pushed; the files decide, as for any other tool that reads the artifacts."""
+    objections = []
+    if not (inputs["blessing"].path / BLESSED).is_file():
+        objections += [f"not blessed: {reason}" for reason in inputs["blessing"].properties["reasons"]]
+    if not (inputs["infra_blessing"].path / INFRA_BLESSED).is_file():
+        objections += [f"does not load: {reason}" for reason in inputs["infra_blessing"].properties["reasons"]]
+    return objections
+
+
+def push(model: Path, destination: Path) -> tuple[int, Path]:
+    """Copies a SavedModel to `destination/<version>`; a server sees all of it or nothing.
+
+    The version is the time in seconds, or one more than the greatest there is. A model that is the greatest version already is
+    not copied again.
+
+    Raises:
+        ComponentError: The destination cannot be written.
+    """
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        versions = sorted(int(path.name) for path in destination.iterdir() if path.name.isdigit())
+        if versions and _same(model, destination / str(versions[-1])):
+            return versions[-1], destination / str(versions[-1])
+        for leftover in destination.glob(".pushing-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        version = max(int(time.time()), versions[-1] + 1 if versions else 0)
+        # Beside its place and under a name that is no integer, which servers pass over.
+        temporary = destination / f".pushing-{version}-{os.getpid()}"
+        shutil.copytree(model, temporary, ignore=shutil.ignore_patterns(SAVED_MODEL_FILE))
+        # Last, for those who look into the folder while it fills.
+        shutil.copy2(model / SAVED_MODEL_FILE, temporary / SAVED_MODEL_FILE)
+        final = destination / str(version)
+        publish(temporary, final)
+    except OSError as error:
+        raise ComponentError(f"pusher.destination: cannot push to {destination}: {error}") from None
+    return version, final
+
+
+def _same(model: Path, pushed: Path) -> bool:
+    """True when both folders hold the same files."""
+    return _contents(model) == _contents(pushed)
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}

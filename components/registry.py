@@ -1,0 +1,28 @@
+"""Every component; a new one is a folder and a line here."""
+
+from components.base import Component
+from components.evaluator.component import EVALUATOR
+from components.example_validator.component import EXAMPLE_VALIDATOR
+from components.exporter.component import EXPORTER
+from components.infra_validator.component import INFRA_VALIDATOR
+from components.pusher.component import PUSHER
+from components.schema_gen.component import SCHEMA_GEN
+from components.statistics_gen.component import STATISTICS_GEN
+from components.trainer.component import TRAINER
+from components.trajectory_gen.component import TRAJECTORY_GEN
+from schemas.registry import Registry
+
+COMPONENTS: Registry[Component] = Registry(
+    "component",
+    {
+        "trajectory_gen": TRAJECTORY_GEN,
+        "statistics_gen": STATISTICS_GEN,
+        "schema_gen": SCHEMA_GEN,
+        "example_validator": EXAMPLE_VALIDATOR,
+        "trainer": TRAINER,
+        "evaluator": EVALUATOR,
+        "exporter": EXPORTER,
+        "infra_validator": INFRA_VALIDATOR,
+        "pusher": PUSHER,
+    },
+)

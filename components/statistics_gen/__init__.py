@@ -1,0 +1,1 @@
+"""Statistics of every split, with TensorFlow Data Validation."""

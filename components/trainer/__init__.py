@@ -1,0 +1,1 @@
+"""Trains a policy from trajectories."""

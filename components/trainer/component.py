@@ -1,0 +1,32 @@
+"""Declaration of trainer."""
+
+from collections.abc import Mapping
+
+from components.base import Component, Port, Properties
+from components.trainer.config import TrainerConfig
+
+
+def _describe(outputs: Mapping[str, Properties]) -> str:
+    run = outputs["model_run"]
+    return (
+        f"{outputs['model']['algorithm']['name']}, {run['epochs']} epochs ({run['stopped']}), best {run['metric']} {run['best']:.4f}, "
+        f"{run['median_transitions_per_second']:,.0f} transitions/s"
+    )
+
+
+TRAINER = Component(
+    name="trainer",
+    description="Trains a policy, resumes where it was stopped, keeps the best weights.",
+    config=TrainerConfig,
+    inputs={
+        "examples": Port("Examples", "Trajectories."),
+        "vocabulary": Port("Vocabulary", "The catalogue."),
+        "anomalies": Port("ExampleAnomalies", "Says that the trajectories are sound."),
+        "base_model": Port("Model", "Model to start from.", optional=True),
+    },
+    outputs={
+        "model": Port("Model", "Configuration, weights and vocabulary."),
+        "model_run": Port("ModelRun", "Training curves and TensorBoard logs."),
+    },
+    describe=_describe,
+)

@@ -1,0 +1,1 @@
+"""Logs to trajectories: read, partition by user, cut into sessions, split, count the vocabulary, encode."""

@@ -1,0 +1,1 @@
+"""Networks that turn a history into a state at every step."""

@@ -1,0 +1,1 @@
+"""Keras layers that turn states into logits and values."""

@@ -1,0 +1,1 @@
+"""Keras layers that backbones and heads are built from."""

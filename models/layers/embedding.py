@@ -1,0 +1,42 @@
+"""Item embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.frameworks import keras, tf
+
+
+class ItemEmbedding(keras.layers.Layer):
+    """One vector for every item, for padding and for unknown items.
+
+    Row 0 is padding and doubles as the token that starts every sequence, rows 1..N-1 are items, row N is the bucket of unknown
+    items.
+
+    Masking: none; rows of padding are looked up like others, and causality keeps them out of earlier states.
+
+    Args:
+        num_items: N, padding included.
+        width: D.
+        stddev: Standard deviation of the initial weights.
+    """
+
+    def __init__(self, num_items: int, width: int, stddev: float = 0.02, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_items = num_items
+        self.width = width
+        self.stddev = stddev
+
+    def build(self, input_shape: Any) -> None:
+        # A table of 10 million rows needs its index arithmetic and sums in float32, whatever the compute type is.
+        self.table = self.add_weight(
+            "table", (self.num_items + 1, self.width), tf.float32, keras.initializers.RandomNormal(stddev=self.stddev)
+        )
+        super().build(input_shape)
+
+    def call(self, item_id: tf.Tensor) -> tf.Tensor:
+        """item_id [...] int -> [..., D]."""
+        return tf.cast(tf.gather(self.table, item_id), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_items": self.num_items, "width": self.width, "stddev": self.stddev}

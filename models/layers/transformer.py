@@ -1,0 +1,100 @@
+"""A causal transformer block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.frameworks import keras, tf
+
+
+class CausalSelfAttention(keras.layers.Layer):
+    """Multi-head self-attention in which a step sees itself and earlier steps only (Vaswani et al., 2017).
+
+    Masking: causal. Sequences are padded on the right, so a step never sees padding unless it is padding itself.
+
+    Args:
+        num_heads: Heads; they divide the width of the input.
+        dropout: Share of attention weights dropped in training.
+    """
+
+    def __init__(self, num_heads: int, dropout: float = 0.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.dropout_rate = dropout
+
+    def build(self, input_shape: Any) -> None:
+        width = int(input_shape[-1])
+        if width % self.num_heads:
+            raise ValueError(f"`num_heads` must divide the width. Received: `num_heads` = {self.num_heads}, width = {width}.")
+        # One matrix product for queries, keys and values.
+        self.projection = keras.layers.Dense(3 * width, name="projection")
+        self.output_projection = keras.layers.Dense(width, name="output_projection")
+        self.dropout = keras.layers.Dropout(self.dropout_rate)
+        super().build(input_shape)
+
+    def call(self, states: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """states [B, T, D] -> [B, T, D]."""
+        width = states.shape[-1]
+        steps = tf.shape(states)[1]
+        heads = tf.reshape(self.projection(states), [-1, steps, 3, self.num_heads, width // self.num_heads])
+        query, key, value = tf.unstack(tf.transpose(heads, [2, 0, 3, 1, 4]))
+        scores = tf.matmul(query, key, transpose_b=True) * (float(width // self.num_heads) ** -0.5)
+        scores += causal_bias(steps, scores.dtype)
+        weights = self.dropout(tf.nn.softmax(scores), training=training)
+        mixed = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
+        return self.output_projection(tf.reshape(mixed, [-1, steps, width]))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_heads": self.num_heads, "dropout": self.dropout_rate}
+
+
+class TransformerBlock(keras.layers.Layer):
+    """Attention and a feed-forward network, each normalised before and added to its input.
+
+    Masking: causal, see `CausalSelfAttention`.
+
+    Args:
+        num_heads: Attention heads.
+        expansion: Width of the feed-forward network as a multiple of the input's.
+        dropout: Share of activations dropped in training.
+        activation: Activation of the feed-forward network.
+    """
+
+    def __init__(self, num_heads: int = 1, expansion: int = 1, dropout: float = 0.0, activation: str = "relu", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.expansion = expansion
+        self.dropout_rate = dropout
+        self.activation = activation
+
+    def build(self, input_shape: Any) -> None:
+        width = int(input_shape[-1])
+        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
+        self.attention = CausalSelfAttention(self.num_heads, self.dropout_rate, name="attention")
+        self.feed_forward_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="feed_forward_norm")
+        self.expand = keras.layers.Dense(self.expansion * width, self.activation, name="expand")
+        self.contract = keras.layers.Dense(width, name="contract")
+        self.dropout = keras.layers.Dropout(self.dropout_rate)
+        super().build(input_shape)
+
+    def call(self, states: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """states [B, T, D] -> [B, T, D]."""
+        attended = self.attention(self.attention_norm(states), training=training)
+        states += self.dropout(attended, training=training)
+        transformed = self.contract(self.expand(self.feed_forward_norm(states)))
+        return states + self.dropout(transformed, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "expansion": self.expansion,
+            "dropout": self.dropout_rate,
+            "activation": self.activation,
+        }
+
+
+def causal_bias(steps: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """[steps, steps] zero where the column is not later than the row, a large negative number elsewhere."""
+    allowed = tf.linalg.band_part(tf.ones([steps, steps], tf.bool), -1, 0)
+    return tf.where(allowed, tf.zeros([], dtype), tf.constant(dtype.min / 4, dtype))

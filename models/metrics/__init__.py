@@ -1,0 +1,1 @@
+"""Metrics with a fixed rule for ties, and intervals."""

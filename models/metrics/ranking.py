@@ -1,0 +1,174 @@
+"""Ranking metrics from the place of the one relevant item, and their intervals over sessions.
+
+Every state has one relevant item, the next one. Its rank comes from the full catalogue with a fixed rule for ties (the lower,
+more popular id first). So for a cut-off k, with rank counted from 0:
+
+    hit_rate@k = mean 1[rank < k]
+    ndcg@k     = mean 1[rank < k] / log2(rank + 2)
+    mrr@k      = mean 1[rank < k] / (rank + 1)
+
+Keys: `ndcg@10` over all events, `purchase/ndcg@10` over those of a role; `seen_removed/` in front where items of the session
+could not be recommended again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.interaction import FEEDBACK_ROLES
+
+CUTOFFS = (5, 10, 20)
+MAX_RANK = max(CUTOFFS)
+"""Rank of an item that is not among the best."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RankedSteps:
+    """Outcome of ranking M states.
+
+    Attributes:
+        rank: [M] place of the relevant item from 0, `MAX_RANK` where it is not among the best.
+        role: [M] feedback role of the relevant event.
+        reward: [M] its reward.
+        session: [M] session it belongs to, any integer.
+        known: [M] True where the relevant item is in the vocabulary.
+        recommended: cut-off -> [N] how often each item was among the best k.
+    """
+
+    rank: npt.NDArray[np.int64]
+    role: npt.NDArray[np.int64]
+    reward: npt.NDArray[np.float32]
+    session: npt.NDArray[np.int64]
+    known: npt.NDArray[np.bool_]
+    recommended: Mapping[int, npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def gain(rank: npt.NDArray[np.int64], name: str, k: int) -> Floats:
+    """[M] contribution of each state to a metric."""
+    hit = rank < k
+    if name == "hit_rate":
+        return hit.astype(np.float64)
+    if name == "ndcg":
+        return np.where(hit, 1.0 / np.log2(rank + 2.0), 0.0)
+    if name == "mrr":
+        return np.where(hit, 1.0 / (rank + 1.0), 0.0)
+    raise ValueError(f"unknown ranking metric {name!r}; known: hit_rate, ndcg, mrr")
+
+
+@dataclass(frozen=True)
+class SessionSums:
+    """Numerators and denominators of all ranking metrics by session; a metric is a ratio of their sums.
+
+    Attributes:
+        names: [C] metric keys.
+        numerators: [S, C].
+        denominators: [S, C].
+    """
+
+    names: tuple[str, ...]
+    numerators: Floats
+    denominators: Floats
+
+    def values(self) -> dict[str, float]:
+        """Value of every metric; a role without events is left out."""
+        top, bottom = self.numerators.sum(axis=0), self.denominators.sum(axis=0)
+        return {name: float(t / b) for name, t, b in zip(self.names, top, bottom, strict=True) if b > 0}
+
+
+def sum_by_session(steps: RankedSteps, cutoffs: Sequence[int] = CUTOFFS) -> SessionSums:
+    """Sums the gains of every metric and role by session."""
+    _, session = np.unique(steps.session, return_inverse=True)
+    size = int(session.max()) + 1 if len(session) else 0
+    groups = {"": np.ones(len(session), bool), **{f"{role}/": steps.role == r for r, role in enumerate(FEEDBACK_ROLES)}}
+    names: list[str] = []
+    tops: list[Floats] = []
+    bottoms: list[Floats] = []
+    for prefix, member in groups.items():
+        events = _sum(session, member.astype(np.float64), size)
+        for metric in ("hit_rate", "ndcg", "mrr"):
+            for k in cutoffs:
+                names.append(f"{prefix}{metric}@{k}")
+                tops.append(_sum(session, gain(steps.rank, metric, k) * member, size))
+                bottoms.append(events)
+    for k in cutoffs:
+        names.append(f"reward@{k}")
+        tops.append(_sum(session, np.where(steps.rank < k, steps.reward, 0.0), size))
+        bottoms.append(_sum(session, np.ones(len(session)), size))
+    return SessionSums(tuple(names), np.stack(tops, axis=1), np.stack(bottoms, axis=1))
+
+
+def _sum(session: npt.NDArray[np.int64], values: Floats, size: int) -> Floats:
+    """[S] sums of values by session."""
+    sums: Floats = np.bincount(session, weights=values, minlength=size).astype(np.float64)
+    return sums
+
+
+def bootstrap(sums: Sequence[SessionSums], num_resamples: int, seed: int, chunk: int = 64) -> list[Floats]:
+    """Resampled values of all metrics of several models over the same sessions, resampled together.
+
+    Args:
+        sums: Sums of each model; row s is the same session in all.
+        num_resamples: R.
+        seed: Seed.
+        chunk: Resamples at a time, which bounds memory.
+
+    Returns:
+        [R, C] values for each model; a resample without events of a role gives NaN there.
+
+    References:
+        Chamandy et al. (2012): Poisson weights, the bootstrap that needs no joint draw over sessions.
+    """
+    rng = np.random.default_rng(seed)
+    size = len(sums[0].numerators)
+    parts: list[list[Floats]] = [[] for _ in sums]
+    for start in range(0, num_resamples, chunk):
+        weights = rng.poisson(1.0, (min(chunk, num_resamples - start), size)).astype(np.float64)
+        for part, model in zip(parts, sums, strict=True):
+            with np.errstate(invalid="ignore"):
+                part.append((weights @ model.numerators) / (weights @ model.denominators))
+    return [np.concatenate(part) for part in parts]
+
+
+def intervals(sums: SessionSums, resampled: Floats, level: float = 0.95) -> dict[str, Estimate]:
+    """Value and percentile interval of every metric."""
+    tail = 100.0 * (1.0 - level) / 2.0
+    values = sums.values()
+    estimates = {}
+    for column, name in enumerate(sums.names):
+        if name in values:
+            low, high = np.nanpercentile(resampled[:, column], [tail, 100.0 - tail])
+            estimates[name] = Estimate(values[name], float(low), float(high))
+    return estimates
+
+
+def beyond_accuracy(steps: RankedSteps, num_items: int) -> dict[str, float]:
+    """How the recommendations spread over the catalogue.
+
+    Args:
+        steps: Ranked states.
+        num_items: N, padding included; ids are in order of popularity.
+
+    Returns:
+        `coverage@k`, share of the catalogue that was recommended to anybody; `popularity_share@k`, share of all
+        recommendations that went to the most popular hundredth of the catalogue.
+    """
+    head = max(1, (num_items - 1) // 100)
+    found: dict[str, float] = {}
+    for k, counts in steps.recommended.items():
+        total = int(counts[1:num_items].sum())
+        found[f"coverage@{k}"] = float((counts[1:num_items] > 0).sum() / (num_items - 1))
+        found[f"popularity_share@{k}"] = float(counts[1 : head + 1].sum() / total) if total else 0.0
+    return found

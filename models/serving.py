@@ -1,0 +1,80 @@
+"""The served function: item names in, recommended item names out, everything else inside the graph."""
+
+from __future__ import annotations
+
+from models.algorithms.base import Algorithm
+from models.frameworks import tf
+from models.ranking import NOT_RANKED
+from schemas import serving
+from schemas.trajectory import PAD_ITEM_ID
+
+
+class ServedPolicy(tf.Module):
+    """A policy as TF Serving loads it; core TensorFlow operations only.
+
+    What comes in is put right rather than rejected: "" is padding wherever it stands, items the vocabulary does not hold are
+    the unknown item, only the last T items of a history count, and an empty history gets what the policy shows to somebody who
+    just came. What goes out is K different items of the catalogue, none of them excluded; where fewer are left, "" with a score
+    of -1e30 stands at the end.
+
+    Args:
+        algorithm: The trained policy.
+        items_file: Text file with the name of item i + 1 in line i.
+        k: K.
+    """
+
+    def __init__(self, algorithm: Algorithm, items_file: str, k: int):
+        super().__init__(name="served_policy")
+        self._algorithm = algorithm
+        self._k = k
+        self._num_items = algorithm.catalogue.num_items
+        self._max_steps = algorithm.catalogue.max_steps
+        # Everything below must be an attribute, or the exported model would not keep it.
+        self.weights = algorithm.trackable()
+        self.asset = tf.saved_model.Asset(items_file)
+        whole, line = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        to_id = tf.lookup.TextFileInitializer(self.asset.asset_path, tf.string, whole, tf.int64, line)
+        to_name = tf.lookup.TextFileInitializer(self.asset.asset_path, tf.int64, line, tf.string, whole)
+        # Line numbers count from 0 and ids from 1; an unknown name is the line after the last.
+        self.id_table = tf.lookup.StaticHashTable(to_id, default_value=self._num_items - 1)
+        self.name_table = tf.lookup.StaticHashTable(to_name, default_value="")
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
+            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
+        ],
+    )
+    def serve(self, item_history: tf.Tensor, exclude: tf.Tensor = tf.constant([[""]])) -> dict[str, tf.Tensor]:
+        """Recommends.
+
+        Args:
+            item_history: string [B, T'], oldest first.
+            exclude: string [B, E] items not to recommend, or [1, E] for all rows.
+
+        Returns:
+            `item_id` string [B, K] and `score` float [B, K].
+        """
+        history, length = self._latest(self._ids(item_history))
+        batch = tf.shape(history)[0]
+        excluded = self._ids(exclude)
+        excluded = tf.broadcast_to(excluded, [batch, tf.shape(excluded)[1]])
+        ranking = self._algorithm.rank(self._algorithm.final_states(history, length), history, self._k, excluded)
+        names = self.name_table.lookup(tf.cast(ranking.item_id, tf.int64) - 1)
+        return {serving.ITEM_ID: names, serving.SCORE: tf.maximum(ranking.score, NOT_RANKED)}
+
+    def _ids(self, names: tf.Tensor) -> tf.Tensor:
+        ids = tf.cast(self.id_table.lookup(names), tf.int32) + 1
+        return tf.where(tf.equal(names, ""), PAD_ITEM_ID, ids)
+
+    def _latest(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The last T items of each row, moved to the left, and how many there are."""
+        is_item = tf.not_equal(ids, PAD_ITEM_ID)
+        to_left = tf.argsort(tf.cast(tf.logical_not(is_item), tf.int32), axis=1, stable=True)
+        packed = tf.gather(ids, to_left, batch_dims=1)
+        count = tf.reduce_sum(tf.cast(is_item, tf.int32), axis=1)
+        width = tf.minimum(tf.shape(ids)[1], self._max_steps)
+        first = tf.maximum(count - self._max_steps, 0)
+        window = tf.gather(packed, first[:, None] + tf.range(width)[None, :], batch_dims=1)
+        return window, tf.minimum(count, self._max_steps)

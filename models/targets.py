@@ -1,0 +1,22 @@
+"""Target networks that follow their originals slowly."""
+
+from __future__ import annotations
+
+from models.frameworks import tf
+from models.module import Module
+
+
+def copy_variables(source: Module, target: Module) -> None:
+    """Sets every variable of `target` to that of `source`; the two are built alike."""
+    for original, copy in _pairs(source, target):
+        copy.assign(original)
+
+
+def follow(source: Module, target: Module, rate: tf.Tensor | float) -> None:
+    """Moves every variable of `target` towards `source` by a share `rate` (Polyak and Juditsky, 1992)."""
+    for original, copy in _pairs(source, target):
+        copy.assign_add(tf.cast(rate, copy.dtype) * (original - copy))
+
+
+def _pairs(source: Module, target: Module) -> list[tuple[tf.Variable, tf.Variable]]:
+    return list(zip(source.variables, target.variables, strict=True))

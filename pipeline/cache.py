@@ -1,0 +1,98 @@
+"""Keys of the content cache: what a step's result depends on, and nothing else."""
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import Artifact
+from components.base import Component
+from schemas.config import Config, canonical_json
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("schemas", "models", "components")
+
+_LIBRARIES = (
+    "apache-beam",
+    "numpy",
+    "pyarrow",
+    "tensorflow",
+    "tensorflow-data-validation",
+    "tensorflow-recommenders",
+    "tf-keras",
+    "tfx-bsl",
+)
+
+
+def cache_key(component: Component, config: Config, inputs: Mapping[str, Artifact]) -> str:
+    """SHA-256 over configuration, code, library versions, inputs' contents and the state of the world outside."""
+    external = component.external_state(config) if component.external_state else {}
+    parts = {
+        "component": component.name,
+        "config": canonical_json(config),
+        "code": code_digest(component.executor_module),
+        "libraries": _library_versions(),
+        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+        "external": external,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_digest(module: str) -> str:
+    """SHA-256 over the sources of a module and of all our modules it imports, directly or not.
+
+    Imports are read from the source, so nothing is imported.
+    """
+    seen: dict[str, bytes] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _source(name)
+        if name in seen or path is None:
+            continue
+        seen[name] = path.read_bytes()
+        waiting += _imports(seen[name], str(path))
+        # A module runs its package first.
+        if "." in name:
+            waiting.append(name.rpartition(".")[0])
+    digest = hashlib.sha256()
+    for name in sorted(seen):
+        digest.update(f"{name}\0".encode() + hashlib.sha256(seen[name]).digest())
+    return digest.hexdigest()
+
+
+def _source(module: str) -> Path | None:
+    if module.split(".")[0] not in _PACKAGES:
+        return None
+    base = _ROOT.joinpath(*module.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _imports(source: bytes, path: str) -> list[str]:
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source, path)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # `from package import module` names a module, `from module import name` does not; both are tried.
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+@cache
+def _library_versions() -> dict[str, Any]:
+    versions: dict[str, Any] = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions

@@ -1,0 +1,281 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.config import PipelineConfig
+    from pipeline.local import RunResult
+
+DEFAULT_CONFIG = Path(__file__).with_name("configs") / "quickstart.yaml"
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+app = typer.Typer(
+    name="longplay",
+    help="From interaction logs (clicks, carts, purchases) to a recommendation policy for long-term reward, ready for TF Serving.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG]", help="YAML or JSON file. Without it: the simulated shop.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as trainer.max_epochs=3. Can be given often."),
+]
+Root = Annotated[Path, typer.Option("--root", help="Folder that holds artifacts, cache and runs.")]
+
+
+@app.command()
+def run(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    root: Root = Path("artifacts"),
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="STEP", help="Begin here, with the latest results of earlier steps.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="STEP", help="End after this step.")] = None,
+    cache: Annotated[str, typer.Option(help="auto: reuse results; refresh: make all anew; off: keep them with this run only.")] = "auto",
+) -> None:
+    """Run the pipeline: logs in, a pushed model and a report out.
+
+    A step whose configuration, code and inputs have not changed is taken from the cache; a killed run goes on where it was.
+    Exit code 0: done (also when the model was not blessed), 1: a step failed, 2: bad usage or configuration.
+
+    \b
+    longplay run                                              the simulated shop, minutes on two cores
+    longplay run shop.yaml --set trainer.algorithm.name=bc    your logs, another algorithm
+    longplay run shop.yaml --from trainer                     train again on the same trajectories
+    """
+    from pipeline.graph import step_names
+
+    for option, step in (("--from", first), ("--to", last)):
+        if step is not None and step not in step_names():
+            _usage(f"{option} {step}: no such step; steps are {', '.join(step_names())}")
+    if cache not in ("auto", "refresh", "off"):
+        _usage(f"--cache {cache}: expected auto, refresh or off")
+    settings = _load(config, overrides)
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    result = _run(settings, root, first, last, cache, console)
+    raise typer.Exit(EXIT_FAILED if result.failed else 0)
+
+
+def _run(settings: PipelineConfig, root: Path, first: str | None, last: str | None, cache: str, console: Console) -> RunResult:
+    from components.registry import COMPONENTS
+    from pipeline.console import ConsoleProgress, metric_table
+    from pipeline.local import LocalRunner, RunResult
+    from schemas.config import ConfigError
+
+    _quieten()
+    console.print(f"longplay run [bold]{settings.name}[/bold]", highlight=False)
+    try:
+        with ConsoleProgress(console) as progress:
+            runner = LocalRunner(root, progress, cache)  # type: ignore[arg-type]
+            for outcome in runner.run(settings, first, last):
+                if isinstance(outcome, RunResult):
+                    result = outcome
+                    continue
+                describe = COMPONENTS[outcome.name].describe
+                line = describe(outcome.properties()) if describe and outcome.status != "failed" else ""
+                console.print(f"  {outcome.name:<18} {outcome.status:<9} {outcome.seconds:6.1f} s  {line}", highlight=False, markup=False)
+    except ConfigError as error:
+        _usage(str(error))
+    folder = _finish(runner, result)
+    evaluation = result.output("evaluator", "evaluation")
+    if evaluation is not None:
+        for split, metrics in evaluation.properties["metrics"].items():
+            console.print(metric_table(metrics, f"{split} split, full catalogue, 95 % intervals over sessions"))
+    failed = result.failed
+    if failed:
+        print(f"error: {failed.name} failed: {failed.error}", file=sys.stderr)
+    blessing = result.output("evaluator", "blessing")
+    if blessing is not None:
+        verdict = "BLESSED" if blessing.properties["blessed"] else "NOT BLESSED"
+        console.print(f"{verdict}: {'; '.join(blessing.properties['reasons'])}", highlight=False, markup=False)
+    console.print(f"summary  {folder / 'summary.json'}\nreport   {folder / 'report.html'}", highlight=False, markup=False)
+    return result
+
+
+def _finish(runner: object, result: RunResult) -> Path:
+    """Writes summary and report and points `runs/latest` at them."""
+    from components.artifacts import write_json
+    from pipeline.local import LocalRunner
+    from pipeline.report import write_report
+    from pipeline.summary import summarise
+
+    assert isinstance(runner, LocalRunner)
+    folder = runner.run_folder(result.run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", result.config.model_dump(mode="json"))
+    write_json(folder / "summary.json", summarise(result))
+    write_report(result, folder / "report.html")
+    temporary = folder.parent / f".latest-{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.name)
+    temporary.replace(folder.parent / "latest")
+    return folder
+
+
+@app.command()
+def check(config: ConfigPath = None, overrides: Overrides = None) -> None:
+    """Check a configuration and the log files it names, without running anything."""
+    from pipeline.graph import GRAPH
+    from schemas.config import ConfigError
+
+    settings = _load(config, overrides)
+    try:
+        for step in GRAPH:
+            if step.component.external_state is not None:
+                state = step.component.external_state(settings.of(step.name))
+                for path, size, _ in state.get("files", []):
+                    print(f"{path}: {size:,} bytes")
+    except ConfigError as error:
+        _usage(str(error))
+    print(f"{config or DEFAULT_CONFIG}: ok")
+
+
+@app.command()
+def graph(mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flowchart.")] = False) -> None:
+    """Print the steps with what they read and write."""
+    from pipeline.graph import as_mermaid, as_text
+
+    print(as_mermaid() if mermaid else as_text())
+
+
+@app.command()
+def schema(
+    datasets: Annotated[bool, typer.Option("--datasets", help="List the known datasets.")] = False,
+    algorithms: Annotated[bool, typer.Option("--algorithms", help="List the known algorithms.")] = False,
+) -> None:
+    """Print the JSON schema of the configuration, for editors and for reading."""
+    import json
+
+    if datasets:
+        from components.datasets.registry import DATASETS
+
+        print("\n".join(f"{name:<14} {kind.description}" for name, kind in DATASETS.items()))
+    if algorithms:
+        from models.algorithms.registry import ALGORITHMS
+
+        print("\n".join(f"{name:<14} {(kind.config_class.__doc__ or '').splitlines()[0]}" for name, kind in ALGORITHMS.items()))
+    if not datasets and not algorithms:
+        from pipeline.config import PipelineConfig
+
+        print(json.dumps(PipelineConfig.model_json_schema(), indent=1))
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, environment, memory, disk, and that the frameworks work together."""
+    from pipeline.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(f"{'ok  ' if finding.good else 'BAD '} {finding.name:<28} {finding.found}")
+    raise typer.Exit(0 if all(finding.good for finding in findings) else EXIT_FAILED)
+
+
+@app.command("generate-logs")
+def generate_logs(
+    events: Annotated[int, typer.Option("--events", min=1, help="Number of events; whole sessions are kept.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write: .csv, .csv.gz or .parquet.")],
+    seed: Annotated[int, typer.Option(help="Seed of users and their choices.")] = 0,
+    items: Annotated[int, typer.Option(min=4, help="Items of the shop.")] = 1000,
+) -> None:
+    """Write logs of the simulated shop, as many events as wanted."""
+    from rich.console import Console
+
+    from components.base import ComponentError
+    from components.datasets.generate import write_logs
+    from pipeline.console import ConsoleProgress
+
+    console = Console(soft_wrap=True)
+    try:
+        with ConsoleProgress(console) as progress:
+            written = write_logs(out, events, seed, items, progress)
+    except ComponentError as error:
+        _usage(str(error))
+    print(f"{out}: {written:,} events")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Option("--model", help="SavedModel, or a folder of versions as the pusher fills it.")],
+    history: Annotated[str | None, typer.Option(help="Items so far, oldest first, separated by commas.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Items not to recommend, separated by commas.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many recommendations.")] = 10,
+) -> None:
+    """Recommend from a pushed model: a history in, items out.
+
+    Without --history, reads one JSON object a line from standard input, {"item_history": [...], "exclude": [...]}, and writes
+    one a line.
+    """
+    from pipeline.predict import PredictError, predict_lines, predict_one
+
+    _quieten()
+    try:
+        if history is None:
+            predict_lines(model, sys.stdin, sys.stdout, k)
+        else:
+            for item, score in predict_one(model, _split(history), _split(exclude or ""), k):
+                print(f"{score:10.4f}  {item}")
+    except PredictError as error:
+        _usage(str(error))
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _load(config: Path | None, overrides: list[str] | None) -> PipelineConfig:
+    from pipeline.config import PipelineConfig
+    from schemas.config import ConfigError, load
+
+    try:
+        return load(PipelineConfig, config or DEFAULT_CONFIG, overrides or [])
+    except ConfigError as error:
+        _usage(str(error))
+
+
+def _usage(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(EXIT_USAGE)
+
+
+def _quieten() -> None:
+    """Keeps the frameworks' start-up chatter off the screen; what was set outside stays."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    for name in ("absl", "apache_beam", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    import signal
+
+    # A scheduler's SIGTERM unwinds like Ctrl-C, so that the step saves what it has.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Configuration of a whole run."""
+
+from typing import Any
+
+import pydantic
+
+from components.evaluator.config import EvaluatorConfig
+from components.example_validator.config import ExampleValidatorConfig
+from components.exporter.config import ExporterConfig
+from components.infra_validator.config import InfraValidatorConfig
+from components.pusher.config import PusherConfig
+from components.schema_gen.config import SchemaGenConfig
+from components.statistics_gen.config import StatisticsGenConfig
+from components.trainer.config import TrainerConfig
+from components.trajectory_gen.config import TrajectoryGenConfig
+from schemas.config import Config
+
+
+class BeamConfig(Config):
+    """How Apache Beam runs; no result depends on it."""
+
+    runner: str = "FnApiRunner"
+    """Beam runner. The default runs in this process; it downloads nothing."""
+    args: tuple[str, ...] = ()
+    """Further options, such as --flink_master=localhost:8081."""
+
+    def arguments(self) -> tuple[str, ...]:
+        """Options as Beam takes them."""
+        return (f"--runner={self.runner}", *self.args)
+
+
+class PipelineConfig(Config):
+    """One run: every field but `name` and `beam` is the configuration of the component of that name."""
+
+    name: str = pydantic.Field(default="longplay", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Runs of one name belong together: the last blessed model and the previous statistics are looked up by it."""
+    beam: BeamConfig = BeamConfig()
+    trajectory_gen: TrajectoryGenConfig
+    statistics_gen: StatisticsGenConfig = StatisticsGenConfig()
+    schema_gen: SchemaGenConfig = SchemaGenConfig()
+    example_validator: ExampleValidatorConfig = ExampleValidatorConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluator: EvaluatorConfig = EvaluatorConfig()
+    exporter: ExporterConfig = ExporterConfig()
+    infra_validator: InfraValidatorConfig = InfraValidatorConfig()
+    pusher: PusherConfig = PusherConfig()
+
+    def of(self, component: str) -> Any:
+        """Configuration of one component."""
+        return getattr(self, component)

@@ -1,0 +1,1 @@
+"""Data contracts and typed configuration; imports nothing else of longplay."""

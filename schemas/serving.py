@@ -1,0 +1,16 @@
+"""Tensors of the served request and response, and the names of signatures and files around them."""
+
+SERVING_DEFAULT = "serving_default"
+
+ITEM_HISTORY = "item_history"
+"""string [B, T]: items of the session so far, oldest first; "" pads on the right. Only the last T of the model count."""
+EXCLUDE = "exclude"
+"""string [B, E], optional: items that must not be recommended; "" pads."""
+ITEM_ID = "item_id"
+"""string [B, K]: recommended items, best first, all different."""
+SCORE = "score"
+"""float [B, K]: logarithm of each item's probability under the policy, or its value, falling along K."""
+
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+SAVED_MODEL_FILE = "saved_model.pb"
+MAX_WARMUP_RECORDS = 1000
