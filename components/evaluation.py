@@ -20,8 +20,8 @@ from models.frameworks import tf
 from models.metrics.ranking import CUTOFFS, MAX_RANK, RankedSteps
 
 _BATCH_RECORDS = 64
-_CHUNK_STATES = 512
-"""States ranked at a time: a block of their logits fits the cache of no machine but the memory of every."""
+_CHUNK_STATES = 128
+"""States ranked at a time: few enough that a block of logits of a large catalogue stays near the processor."""
 
 Ints = npt.NDArray[np.int64]
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from models.frameworks import tf
+from models.catalogue import CatalogueLogits
+from models.numerics import IMPOSSIBLE, TINY
 from schemas.trajectory import PAD_ITEM_ID
 
-NOT_RANKED = -1e30
+NOT_RANKED = IMPOSSIBLE
 """Score of a place for which there is no item."""
 
 
@@ -58,18 +60,17 @@ def top_k(state: PolicyState, session: tf.Tensor, vectors: tf.Tensor, num_items:
         The ranking.
     """
     num_excluded = 0 if excluded is None else tf.shape(excluded)[1]
-    logits = tf.cast(tf.matmul(state.states, tf.cast(vectors[1:num_items], state.states.dtype), transpose_b=True), tf.float32)
-    normaliser = state.log_gates[:, 0:1] - tf.reduce_logsumexp(logits, axis=1, keepdims=True)
+    logits = CatalogueLogits(state.states, vectors[1:num_items])
+    normaliser = state.log_gates[:, 0:1] - logits.logsumexp()
     # As many more as can be taken out again below.
-    wanted = tf.minimum(k + num_excluded, num_items - 1)
-    best_logit, best_index = tf.math.top_k(logits, wanted)
+    best_logit, best_index = logits.top_k(tf.minimum(k + num_excluded, num_items - 1))
     catalogue_id = best_index + 1
     from_catalogue = normaliser + best_logit
 
     copied, first = _by_item(session, state.copy_weights)
     usable = first & (session != PAD_ITEM_ID) & (session < num_items)
-    own_logit = tf.gather(logits, tf.clip_by_value(session - 1, 0, num_items - 2), batch_dims=1)
-    log_copy = state.log_gates[:, 1:2] + tf.math.log(tf.maximum(copied, 1e-30))
+    own_logit = logits.at(tf.clip_by_value(session - 1, 0, num_items - 2))
+    log_copy = state.log_gates[:, 1:2] + tf.math.log(tf.maximum(copied, TINY))
     own = tf.reduce_logsumexp(tf.stack([normaliser + own_logit, tf.where(copied > 0, log_copy, NOT_RANKED)], axis=-1), axis=-1)
 
     # An item of the session stands once, with both its parts.

@@ -1,8 +1,11 @@
 """Trajectory records as gzip TFRecords: Arrow columns encoded to tf.Example in C++, written by TensorFlow."""
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,9 @@ from components.trajectory_gen.shuffle import stable_hash
 from schemas import interaction, trajectory
 from schemas.interaction import FEEDBACK_ROLES, MICROSECONDS_PER_SECOND
 from schemas.reward import discounted_returns
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _RECORDS_PER_BATCH = 16_384
 _OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
@@ -96,16 +102,34 @@ def write_records(
             columns = _step_columns(sessions, item_ids, config)
             ids = session_ids(sessions)
             users = sessions.rows.column(interaction.USER).take(pa.array(sessions.starts)).combine_chunks()
-            encoder = RecordBatchToExamplesEncoder()
             # Readers shuffle within a buffer; this order mixes users over the whole shard beforehand.
             order = np.argsort(stable_hash(ids)[records.session], kind="stable")
-            for start in range(0, len(order), _RECORDS_PER_BATCH):
-                chosen = order[start : start + _RECORDS_PER_BATCH]
-                for example in encoder.encode(_record_batch(columns, records, chosen, users, ids)):
+            parts = [order[start : start + _RECORDS_PER_BATCH] for start in range(0, len(order), _RECORDS_PER_BATCH)]
+            for encoded in _ahead(lambda chosen: _encode(_record_batch(columns, records, chosen, users, ids)), parts):
+                for example in encoded:
                     writer.write(example)
             summary = _summary(sessions, records, item_ids, unknown_id)
     os.replace(temporary, path)
     return summary
+
+
+def _encode(batch: pa.RecordBatch) -> list[bytes]:
+    """Serialized tf.Examples of a batch."""
+    encoded: list[bytes] = RecordBatchToExamplesEncoder().encode(batch)
+    return encoded
+
+
+def _ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results in order, the next one computed in a thread while the caller uses the last; the encoder lets go of the GIL."""
+    with ThreadPoolExecutor(1) as pool:
+        pending: Future[R] | None = None
+        for item in items:
+            following = pool.submit(function, item)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()
 
 
 def _step_columns(sessions: Sessions, item_ids: npt.NDArray[np.int64], config: TrajectoryGenConfig) -> dict[str, npt.NDArray[np.generic]]:

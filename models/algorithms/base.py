@@ -22,7 +22,7 @@ from models.sampling import NegativeSampler
 from schemas.config import Config
 from schemas.trajectory import PAD_ITEM_ID
 
-_FULL_SOFTMAX_ITEMS = 30_000
+_FULL_SOFTMAX_ITEMS = 10_000
 """Up to this catalogue the full softmax is the default: exact, and not much slower."""
 
 
@@ -41,6 +41,9 @@ class NetworkConfig(Config):
     """Normalise over the whole catalogue, or over a sample with logQ correction; `auto` samples large catalogues."""
     num_sampled: int = pydantic.Field(default=512, ge=1)
     """Negatives drawn for each batch when sampling."""
+    unknown_rate: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the events of a history that the networks see as unknown items in training, so that new items find a trained
+    vector when they come; events stay targets and can be copied as they are."""
     sampling_power: float = pydantic.Field(default=0.5, ge=0.0, le=1.0)
     """Negatives are drawn as their count to this power: 0 uniformly, 1 by popularity."""
 
@@ -93,15 +96,17 @@ class Encoder(Module):
     """
 
     def __init__(self, network: NetworkConfig, catalogue: Catalogue):
-        from models.layers.embedding import ItemEmbedding
+        from models.layers.embedding import HideItems, ItemEmbedding
 
         self.embedding = ItemEmbedding(catalogue.num_items, network.width, name="items")
+        self.hide = HideItems(catalogue.num_items, network.unknown_rate, name="hide")
         kind = BACKBONES[network.backbone.name]  # type: ignore[attr-defined]
         # One step more than events: the start token comes first.
         self.backbone: Backbone = kind(network.backbone, network.width, catalogue.max_steps + 1)
 
     def __call__(self, item_id: tf.Tensor, training: bool = False) -> tf.Tensor:
         """item_id [B, T] -> states [B, T+1, D]; state t knows events 0..t-1, so it is the state before event t."""
+        item_id = self.hide(item_id, training=training)
         shifted = tf.pad(item_id, [[0, 0], [1, 0]], constant_values=PAD_ITEM_ID)
         return self.backbone(self.embedding(shifted), training=training)
 

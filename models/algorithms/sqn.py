@@ -11,6 +11,7 @@ from models.batch import TrajectoryBatch
 from models.frameworks import tf
 from models.losses.td import double_q_target, squared_td
 from models.module import Module
+from models.numerics import IMPOSSIBLE
 from models.targets import copy_variables, follow
 
 
@@ -102,7 +103,7 @@ class SQN(Algorithm):
             return tf.stop_gradient(self.values(next_online)), self.target.values(next_target)
         # Past the record's end the next item is padding, which must not win the maximum.
         following = tf.pad(batch.item_id[:, 1:], [[0, 0], [0, 1]])
-        absent = tf.where((following > 0) & (following < self.catalogue.num_items), 0.0, tf.float32.min / 4)
+        absent = tf.where((following > 0) & (following < self.catalogue.num_items), 0.0, IMPOSSIBLE)
         online = tf.concat(
             [self.values.among(next_online, negatives), (self.values.of(next_online, following) + absent)[..., None]], axis=-1
         )

@@ -20,7 +20,7 @@ class SASRecConfig(BackboneConfig):
     """Attention heads of each block; they divide the width."""
     expansion: int = pydantic.Field(default=2, ge=1)
     """Width of the feed-forward networks as a multiple of the states'."""
-    dropout: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
+    dropout: float = pydantic.Field(default=0.2, ge=0.0, lt=1.0)
     """Share of activations dropped in training."""
 
 

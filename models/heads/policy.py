@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.frameworks import keras, tf
+from models.numerics import IMPOSSIBLE, TINY
 from models.ranking import PolicyState
 from models.sampling import NegativeSampler
 
@@ -36,23 +37,23 @@ class PolicyHead(keras.layers.Layer):
         from models.layers.copying import CopyAttention
 
         if self.copy:
-            self.copying = CopyAttention(self.num_items, self.max_steps, name="copying")
+            self.copying = CopyAttention(self.num_items, self.max_steps, name="copying", dtype="float32")
             self.gate = keras.layers.Dense(2, kernel_initializer="zeros", name="gate", dtype="float32")
         if not self.tied:
             shape = (self.num_items + 1, int(input_shape[-1]))
-            self.table = self.add_weight("table", shape, tf.float32, keras.initializers.RandomNormal(stddev=0.02))
+            self.table = self.add_weight("table", shape, tf.float32, keras.initializers.RandomNormal(stddev=0.02), experimental_autocast=False)
         super().build(input_shape)
 
     def call(self, states: tf.Tensor, item_id: tf.Tensor) -> PolicyState:
         """states [B, T+1, D], item_id [B, T] -> the head's state at every step, [B, T+1, ...]."""
         if not self.copy:
             shape = tf.shape(states)
-            gates = tf.concat([tf.zeros([shape[0], shape[1], 1]), tf.fill([shape[0], shape[1], 1], tf.float32.min / 4)], axis=-1)
+            gates = tf.concat([tf.zeros([shape[0], shape[1], 1]), tf.fill([shape[0], shape[1], 1], IMPOSSIBLE)], axis=-1)
             return PolicyState(states, gates, tf.zeros([shape[0], shape[1], tf.shape(item_id)[1]]))
         weights = self.copying(states, item_id)
         gate_logits = self.gate(tf.cast(states, tf.float32))
         has_history = tf.reduce_sum(weights, axis=-1, keepdims=True) > 0
-        copy_logit = tf.where(has_history, gate_logits[..., self.COPY :], tf.float32.min / 4)
+        copy_logit = tf.where(has_history, gate_logits[..., self.COPY :], IMPOSSIBLE)
         gates = tf.nn.log_softmax(tf.concat([gate_logits[..., : self.COPY], copy_logit], axis=-1))
         return PolicyState(states, gates, weights)
 
@@ -99,7 +100,7 @@ class PolicyHead(keras.layers.Layer):
         same = tf.cast(tf.equal(item_id[:, :, None], item_id[:, None, :]), tf.float32)
         copied = tf.reduce_sum(state.copy_weights[:, :steps] * same, axis=-1)
         # An item that was not there cannot be copied; the floor keeps the logarithm and its gradient finite.
-        copy = tf.where(copied > 0, tf.math.log(tf.maximum(copied, 1e-30)), tf.float32.min / 4)
+        copy = tf.where(copied > 0, tf.math.log(tf.maximum(copied, TINY)), IMPOSSIBLE)
         return tf.reduce_logsumexp(tf.stack([log_gates[..., 0] + catalogue, log_gates[..., 1] + copy], axis=-1), axis=-1)
 
     def get_config(self) -> dict[str, Any]:

@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 
 from models.frameworks import keras, tf
+from models.numerics import IMPOSSIBLE
 from schemas.trajectory import PAD_ITEM_ID
 
 _MOST_COUNTED = 4
+
+_BIAS_SCALE = 10.0
+"""Adam moves every weight by about the learning rate; these few numbers have further to go than the entries of a matrix."""
 
 
 class CopyAttention(keras.layers.Layer):
@@ -40,7 +44,7 @@ class CopyAttention(keras.layers.Layer):
         self.query = keras.layers.Dense(width, use_bias=False, kernel_initializer="zeros", name="query", dtype="float32")
         distance = -2.0 * np.log(np.arange(1, self.max_steps + 1))
         self.distance_bias = self.add_weight(
-            "distance_bias", (self.max_steps,), tf.float32, initializer=keras.initializers.Constant(distance)
+            "distance_bias", (self.max_steps,), tf.float32, initializer=keras.initializers.Constant(distance / _BIAS_SCALE)
         )
         self.count_bias = self.add_weight("count_bias", (_MOST_COUNTED + 1,), tf.float32, initializer="zeros")
         super().build(input_shape)
@@ -60,14 +64,14 @@ class CopyAttention(keras.layers.Layer):
         scale = float(states.shape[-1]) ** -0.5
         scores = tf.matmul(self.query(states), states[:, 1:], transpose_b=True) * scale
         present, event = tf.range(steps + 1)[:, None], tf.range(steps)[None, :]
-        scores += tf.gather(self.distance_bias, tf.clip_by_value(present - event - 1, 0, self.max_steps - 1))
+        scores += _BIAS_SCALE * tf.gather(self.distance_bias, tf.clip_by_value(present - event - 1, 0, self.max_steps - 1))
         earlier = event < present
         same = tf.cast(tf.equal(item_id[:, :, None], item_id[:, None, :]), tf.float32)
         count = tf.einsum("te,bef->btf", tf.cast(earlier, tf.float32), same)
-        scores += tf.gather(self.count_bias, tf.minimum(tf.cast(count, tf.int32), _MOST_COUNTED))
+        scores += _BIAS_SCALE * tf.gather(self.count_bias, tf.minimum(tf.cast(count, tf.int32), _MOST_COUNTED))
         usable = earlier[None] & (item_id != PAD_ITEM_ID)[:, None, :] & (item_id < self.num_items)[:, None, :]
         usable_float = tf.cast(usable, tf.float32)
-        scores = tf.where(usable, scores, tf.float32.min / 4)
+        scores = tf.where(usable, scores, IMPOSSIBLE)
         # Rows without a usable event would come out uniform over nothing.
         return tf.nn.softmax(scores) * usable_float
 

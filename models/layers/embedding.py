@@ -28,9 +28,13 @@ class ItemEmbedding(keras.layers.Layer):
         self.stddev = stddev
 
     def build(self, input_shape: Any) -> None:
-        # A table of 10 million rows needs its index arithmetic and sums in float32, whatever the compute type is.
         self.table = self.add_weight(
-            "table", (self.num_items + 1, self.width), tf.float32, keras.initializers.RandomNormal(stddev=self.stddev)
+            "table",
+            (self.num_items + 1, self.width),
+            tf.float32,
+            keras.initializers.RandomNormal(stddev=self.stddev),
+            # In mixed precision Keras would convert all rows at every step; we convert those that are looked up.
+            experimental_autocast=False,
         )
         super().build(input_shape)
 
@@ -40,3 +44,31 @@ class ItemEmbedding(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_items": self.num_items, "width": self.width, "stddev": self.stddev}
+
+
+class HideItems(keras.layers.Layer):
+    """Shows some items as unknown in training.
+
+    Masking: padding stays padding.
+
+    Args:
+        num_items: N, padding included, which is the id of the unknown item.
+        rate: Share of the items that is hidden.
+    """
+
+    def __init__(self, num_items: int, rate: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_items = num_items
+        self.rate = rate
+        # Keras' dropout draws from a generator that checkpoints hold.
+        self.dropout = keras.layers.Dropout(rate)
+
+    def call(self, item_id: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """item_id [...] int -> [...] int."""
+        if not training or not self.rate:
+            return item_id
+        kept = self.dropout(tf.ones(tf.shape(item_id)), training=True) > 0
+        return tf.where(kept | tf.equal(item_id, 0), item_id, self.num_items)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_items": self.num_items, "rate": self.rate}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.frameworks import keras, tf
+from models.numerics import IMPOSSIBLE
 
 
 class CausalSelfAttention(keras.layers.Layer):
@@ -97,4 +98,4 @@ class TransformerBlock(keras.layers.Layer):
 def causal_bias(steps: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """[steps, steps] zero where the column is not later than the row, a large negative number elsewhere."""
     allowed = tf.linalg.band_part(tf.ones([steps, steps], tf.bool), -1, 0)
-    return tf.where(allowed, tf.zeros([], dtype), tf.constant(dtype.min / 4, dtype))
+    return tf.where(allowed, tf.zeros([], dtype), tf.constant(IMPOSSIBLE, dtype))

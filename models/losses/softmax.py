@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models.frameworks import tf
+from models.numerics import IMPOSSIBLE
 
 
 def full_log_prob(states: tf.Tensor, table: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -54,6 +55,6 @@ def sampled_log_prob(
     positive = correct(tf.cast(tf.reduce_sum(states * target_vectors, axis=-1), tf.float32), target_expected)
     logits = correct(tf.cast(tf.einsum("btd,sd->bts", states, negative_vectors), tf.float32), negative_expected)
     hit = tf.equal(target[:, :, None], negatives[None, None, :])
-    logits = tf.where(hit, tf.float32.min / 4, logits)
+    logits = tf.where(hit, IMPOSSIBLE, logits)
     normaliser = tf.reduce_logsumexp(tf.concat([positive[:, :, None], logits], axis=-1), axis=-1)
     return positive - normaliser
