@@ -225,17 +225,24 @@ def main() -> None:
             if way != "peer" or number == 0:  # the peer takes minutes; once is enough
                 found.append(measured(way, path))
     best = {way: sorted(found, key=lambda r: r["seconds"])[len(found) // 2] for way, found in results.items()}
-    print(f"{arguments.events:,} events, {path.stat().st_size / 1e6:,.0f} MB of CSV, {os.cpu_count()} cores, median of {arguments.rounds}\n")
+    print(
+        f"{arguments.events:,} events, {path.stat().st_size / 1e6:,.0f} MB of CSV, {os.cpu_count()} cores, median of {arguments.rounds}\n"
+    )
     print("| way | seconds | events/s | peak memory | against ours |\n|---|---|---|---|---|")
     for way, result in best.items():
         ratio = result["seconds"] / best["ours"]["seconds"]
-        print(f"| {way} | {result['seconds']:.1f} | {arguments.events / result['seconds']:,.0f} | {result['peak_bytes'] / 2**30:.2f} GiB | {ratio:.2f}x |")
+        print(
+            f"| {way} | {result['seconds']:.1f} | {arguments.events / result['seconds']:,.0f} | {result['peak_bytes'] / 2**30:.2f} GiB | {ratio:.2f}x |"
+        )
     print("\nfloor: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in best["floor"]["parts"].items()))
     if arguments.memory:
         print("\n| events | seconds | events/s | peak memory |\n|---|---|---|---|")
     for events in arguments.memory:
         result = measured("ours", generated(events, arguments.folder))
-        print(f"| {events:,} | {result['seconds']:.1f} | {events / result['seconds']:,.0f} | {result['peak_bytes'] / 2**30:.2f} GiB |", flush=True)
+        print(
+            f"| {events:,} | {result['seconds']:.1f} | {events / result['seconds']:,.0f} | {result['peak_bytes'] / 2**30:.2f} GiB |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ def our_step(name: str, num_items: int, rng: np.random.Generator, xla: bool, bfl
     from models.optimizers import LazyAdam
 
     counts = rng.zipf(1.3, num_items - 1).clip(1, 100_000).astype(np.int64)
-    network = NetworkConfig(width=WIDTH, num_sampled=NEGATIVES, softmax="sampled", backbone=SASRecConfig(num_blocks=1, num_heads=1, expansion=1))
+    network = NetworkConfig(
+        width=WIDTH, num_sampled=NEGATIVES, softmax="sampled", backbone=SASRecConfig(num_blocks=1, num_heads=1, expansion=1)
+    )
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")
     algorithm = ALGORITHMS[name](ALGORITHMS[name].config_class(), network, Catalogue(num_items, STEPS, np.sort(counts)[::-1].copy()))
     algorithm.build()

@@ -45,11 +45,11 @@ class CatalogueLogits:
         _, chosen = tf.math.top_k(self._maxima, tf.minimum(k, num_blocks))
         # In order of index, so that the second search sees equal logits in order, too.
         chosen = tf.sort(chosen, axis=1)
-        width = tf.shape(chosen)[1] * _BLOCK
-        candidates = tf.reshape(tf.gather(self._blocks, chosen, batch_dims=1), [-1, width])
-        index = tf.reshape(chosen[:, :, None] * _BLOCK + tf.range(_BLOCK), [-1, width])
+        rows, width = tf.shape(chosen)[0], tf.shape(chosen)[1] * _BLOCK
+        candidates = tf.reshape(tf.gather(self._blocks, chosen, batch_dims=1), [rows, width])
+        index = tf.reshape(chosen[:, :, None] * _BLOCK + tf.range(_BLOCK), [rows, width])
         rest = tf.range(tf.shape(self._rest)[1])[None, :] + self._whole
-        index = tf.concat([index, tf.tile(rest, [tf.shape(index)[0], 1])], axis=1)
+        index = tf.concat([index, tf.tile(rest, [rows, 1])], axis=1)
         value, place = tf.math.top_k(tf.concat([candidates, self._rest], axis=1), k)
         return value, tf.gather(index, place, batch_dims=1)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from models.frameworks import tf
 from models.catalogue import CatalogueLogits
+from models.frameworks import tf
 from models.numerics import IMPOSSIBLE, TINY
 from schemas.trajectory import PAD_ITEM_ID
 

@@ -22,7 +22,9 @@ class ItemValueHead(keras.layers.Layer):
         self.num_items = num_items
         self.width = width
         # Here and not in `build`, because `of` and `among` are called without `call`.
-        self.table = self.add_weight("table", (num_items + 1, width), tf.float32, keras.initializers.RandomNormal(stddev=0.02), experimental_autocast=False)
+        self.table = self.add_weight(
+            "table", (num_items + 1, width), tf.float32, keras.initializers.RandomNormal(stddev=0.02), experimental_autocast=False
+        )
         self.bias = self.add_weight("bias", (num_items + 1,), tf.float32, "zeros", experimental_autocast=False)
 
     def call(self, states: tf.Tensor) -> tf.Tensor:

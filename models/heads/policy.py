@@ -41,7 +41,9 @@ class PolicyHead(keras.layers.Layer):
             self.gate = keras.layers.Dense(2, kernel_initializer="zeros", name="gate", dtype="float32")
         if not self.tied:
             shape = (self.num_items + 1, int(input_shape[-1]))
-            self.table = self.add_weight("table", shape, tf.float32, keras.initializers.RandomNormal(stddev=0.02), experimental_autocast=False)
+            self.table = self.add_weight(
+                "table", shape, tf.float32, keras.initializers.RandomNormal(stddev=0.02), experimental_autocast=False
+            )
         super().build(input_shape)
 
     def call(self, states: tf.Tensor, item_id: tf.Tensor) -> PolicyState:
