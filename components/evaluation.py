@@ -11,18 +11,15 @@ import pyarrow as pa
 
 from components.artifacts import Artifact
 from components.base import Context
-from components.model_io import LoadedModel, item_rows
+from components.model_io import item_rows
 from components.trajectory_io import ordered_batches, shard_files
-from models.algorithms.base import Algorithm
 from models.baselines import Baseline
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
 from models.metrics.ranking import CUTOFFS, MAX_RANK, RankedSteps
 
 _BATCH_RECORDS = 64
-_CHUNK_STATES = 128
-"""States ranked at a time: few enough that a block of logits of a large catalogue stays near the processor."""
-
+_BASELINE_STATES = 512
 Ints = npt.NDArray[np.int64]
 
 
@@ -91,46 +88,45 @@ def rank_baseline(baseline: Baseline, examples: Artifact, split: str, num_items:
     collector = _Collector(num_items)
     with context.progress.task(f"rank {split}", examples.properties["splits"][split]["trajectories"], "records") as task:
         for batch, states in _states(examples, split, num_items, protocol):
-            for start in range(0, len(states.target), _CHUNK_STATES):
-                chunk = _rows(states, slice(start, start + _CHUNK_STATES))
+            for start in range(0, len(states.target), _BASELINE_STATES):
+                chunk = _rows(states, slice(start, start + _BASELINE_STATES))
                 collector.add(baseline.recommend(chunk.history, MAX_RANK, protocol.exclude_seen), chunk)
             task.advance(int(batch.item_id.shape[0]))
     return collector.result()
 
 
 def rank_model(
-    model: LoadedModel,
+    ranker: Ranker,
+    own_vocabulary: pa.Table,
     examples: Artifact,
     split: str,
     protocol: Protocol,
     context: Context,
-    ranker: Ranker,
     vocabulary: pa.Table | None = None,
 ) -> RankedSteps:
     """Ranks a split under a model, all states of a session from one causal pass.
 
     Args:
-        model: The model.
+        ranker: The model.
+        own_vocabulary: Vocabulary it was trained with.
         examples: Trajectories.
         split: Split to rank.
         protocol: What is evaluated.
         context: Where to report progress.
-        ranker: From `make_ranker`.
         vocabulary: Vocabulary the trajectories were written with, where it is not the model's own: items are matched by name.
 
     Returns:
         The ranks, in ids of the trajectories' vocabulary.
     """
-    vocabulary = model.vocabulary if vocabulary is None else vocabulary
+    vocabulary = own_vocabulary if vocabulary is None else vocabulary
     num_items = vocabulary.num_rows + 1
-    translation = None if vocabulary is model.vocabulary else Translation(model.vocabulary, vocabulary)
+    translation = None if vocabulary is own_vocabulary else Translation(own_vocabulary, vocabulary)
     collector = _Collector(num_items)
     with context.progress.task(f"rank {split}", examples.properties["splits"][split]["trajectories"], "records") as task:
         for batch, states in _states(examples, split, num_items, protocol):
             mask = _evaluated(batch, protocol)
-            if translation is not None:
-                batch = batch._replace(item_id=tf.gather(translation.to_model, batch.item_id))
-            items = ranker(batch, mask, tf.constant(protocol.exclude_seen)).numpy()
+            item_id = batch.item_id if translation is None else tf.gather(translation.to_model, batch.item_id)
+            items = ranker(item_id, mask, tf.constant(protocol.exclude_seen)).numpy()
             collector.add(items if translation is None else translation.from_model[items], states)
             task.advance(int(batch.item_id.shape[0]))
     return collector.result()
@@ -151,36 +147,8 @@ class Translation:
         self.from_model[self.from_model < 0] = 0
 
 
-Ranker = Callable[[TrajectoryBatch, "tf.Tensor", "tf.Tensor"], "tf.Tensor"]
-
-
-def make_ranker(algorithm: Algorithm) -> Ranker:
-    """A compiled function from (batch, mask of evaluated steps [B, T], exclude seen) to [M, MAX_RANK] items.
-
-    It reads the weights when it is called, so one serves a model all through its training.
-    """
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def rank(batch: TrajectoryBatch, mask: tf.Tensor, exclude_seen: tf.Tensor) -> tf.Tensor:
-        state, history = algorithm.evaluation_states(batch.item_id, mask)
-        count = tf.shape(history)[0]
-        num_chunks = (count + _CHUNK_STATES - 1) // _CHUNK_STATES
-
-        def rank_chunk(number: tf.Tensor) -> tf.Tensor:
-            rows = slice(number * _CHUNK_STATES, tf.minimum((number + 1) * _CHUNK_STATES, count))
-            part = tf.nest.map_structure(lambda tensor: tensor[rows], state)
-            # Padding excludes nothing.
-            excluded = tf.where(exclude_seen, history[rows], 0)
-            return algorithm.rank(part, history[rows], MAX_RANK, excluded).item_id
-
-        def append(number: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            return number + 1, found.write(number, rank_chunk(number))
-
-        parts = tf.TensorArray(tf.int32, size=num_chunks, infer_shape=False, element_shape=[None, MAX_RANK])
-        _, parts = tf.while_loop(lambda number, _: number < num_chunks, append, (0, parts), parallel_iterations=1)
-        return parts.concat()
-
-    return rank
+Ranker = Callable[["tf.Tensor", "tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+"""From (item_id [B, T], mask of evaluated steps [B, T], exclude seen) to [M, MAX_RANK] items: `RankedPolicy.rank`, live or loaded."""
 
 
 def _evaluated(batch: TrajectoryBatch, protocol: Protocol) -> tf.Tensor:

@@ -16,10 +16,13 @@ from components.trajectory_gen.vocabulary import COUNT, ITEM, ITEMS_FILE
 from models.algorithms.base import Algorithm, AlgorithmConfig, Catalogue, NetworkConfig
 from models.algorithms.registry import ALGORITHMS, AnyAlgorithm
 from models.frameworks import tf
+from models.metrics.ranking import MAX_RANK
+from models.serving import RankedPolicy
 from schemas.config import Config, decode
 
 MODEL_FILE = "model.json"
 WEIGHTS = "weights"
+EVALUATION_FOLDER = "Format-Evaluation"
 
 
 class ModelConfig(Config):
@@ -65,6 +68,47 @@ def save_model(folder: Path, algorithm: Algorithm, config: ModelConfig, vocabula
     write_json(folder / MODEL_FILE, config.model_dump(mode="json"))
     shutil.copyfile(vocabulary_file, folder / ITEMS_FILE)
     write_weights(algorithm, folder / WEIGHTS)
+    tf.saved_model.save(RankedPolicy(algorithm, MAX_RANK), str(folder / EVALUATION_FOLDER))
+
+
+@dataclass(frozen=True)
+class RankingModel:
+    """A model as it ranked when it was saved, whatever the code is now.
+
+    Attributes:
+        rank: See `models.serving.RankedPolicy.rank`.
+        vocabulary: Table with columns item and count; row i is id i + 1.
+        max_steps: Most events of a history.
+    """
+
+    rank: Any
+    vocabulary: pa.Table
+    max_steps: int
+
+
+def load_ranking_model(artifact: Artifact) -> RankingModel:
+    """Loads the evaluated function of a model artifact; its configuration need not be one that the present code knows.
+
+    Raises:
+        ArtifactError: The artifact is no model.
+    """
+    try:
+        loaded = tf.saved_model.load(str(artifact.path / EVALUATION_FOLDER))
+        vocabulary = pq.read_table(artifact.path / ITEMS_FILE).combine_chunks()
+        max_steps = int(artifact.properties["max_steps"])
+    except (OSError, KeyError, tf.errors.OpError) as error:
+        raise ArtifactError(f"{artifact.path}: not a model that can be ranked: {str(error).splitlines()[0]}") from None
+    return RankingModel(_Owned(loaded), vocabulary, max_steps)
+
+
+class _Owned:
+    """The function of a loaded SavedModel, and the model, which must not go away before it."""
+
+    def __init__(self, loaded: Any):
+        self._loaded = loaded
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._loaded.rank(*arguments)
 
 
 def write_weights(algorithm: Algorithm, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The served function: item names in, recommended item names out, everything else inside the graph."""
+"""A policy as exported functions: as it is served, names in and names out, and as it is evaluated, all states of a session at once."""
 
 from __future__ import annotations
 
@@ -78,3 +78,55 @@ class ServedPolicy(tf.Module):
         first = tf.maximum(count - self._max_steps, 0)
         window = tf.gather(packed, first[:, None] + tf.range(width)[None, :], batch_dims=1)
         return window, tf.minimum(count, self._max_steps)
+
+
+class RankedPolicy(tf.Module):
+    """A policy as it is evaluated; exported beside the weights, so that an old model can be ranked when the code has moved on.
+
+    Args:
+        algorithm: The policy; its weights are read when `rank` is called, so one serves a model all through its training.
+        k: K.
+    """
+
+    CHUNK_STATES = 128
+    """States ranked at a time: few enough that a block of logits of a large catalogue stays near the processor."""
+
+    def __init__(self, algorithm: Algorithm, k: int):
+        super().__init__(name="ranked_policy")
+        self._algorithm = algorithm
+        self._k = k
+        self.weights = algorithm.trackable()
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None, None], tf.int32, name="item_id"),
+            tf.TensorSpec([None, None], tf.bool, name="mask"),
+            tf.TensorSpec([], tf.bool, name="exclude_seen"),
+        ],
+    )
+    def rank(self, item_id: tf.Tensor, mask: tf.Tensor, exclude_seen: tf.Tensor) -> tf.Tensor:
+        """Ranks the catalogue before some of the steps of a batch.
+
+        Args:
+            item_id: int32 [B, T].
+            mask: bool [B, T], True for the M steps that are wanted.
+            exclude_seen: True takes the session's earlier items out.
+
+        Returns:
+            int32 [M, K] items, best first, in order of `tf.where(mask)`.
+        """
+        state, history = self._algorithm.evaluation_states(item_id, mask)
+        count = tf.shape(history)[0]
+        num_chunks = (count + self.CHUNK_STATES - 1) // self.CHUNK_STATES
+
+        def rank_chunk(number: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            rows = slice(number * self.CHUNK_STATES, tf.minimum((number + 1) * self.CHUNK_STATES, count))
+            part = tf.nest.map_structure(lambda tensor: tensor[rows], state)
+            # Padding excludes nothing.
+            excluded = tf.where(exclude_seen, history[rows], PAD_ITEM_ID)
+            return number + 1, found.write(number, self._algorithm.rank(part, history[rows], self._k, excluded).item_id)
+
+        parts = tf.TensorArray(tf.int32, size=num_chunks, infer_shape=False, element_shape=[None, self._k])
+        _, parts = tf.while_loop(lambda number, _: number < num_chunks, rank_chunk, (0, parts), parallel_iterations=1)
+        return parts.concat()

@@ -69,18 +69,18 @@ def run(
     settings = _load(config, overrides)
     from rich.console import Console
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=160)
     result = _run(settings, root, first, last, cache, console)
     raise typer.Exit(EXIT_FAILED if result.failed else 0)
 
 
 def _run(settings: PipelineConfig, root: Path, first: str | None, last: str | None, cache: str, console: Console) -> RunResult:
     from components.registry import COMPONENTS
-    from pipeline.console import ConsoleProgress, metric_table
+    from pipeline.console import ConsoleProgress, metric_table, quieten
     from pipeline.local import LocalRunner, RunResult
     from schemas.config import ConfigError
 
-    _quieten()
+    quieten()
     console.print(f"longplay run [bold]{settings.name}[/bold]", highlight=False)
     try:
         with ConsoleProgress(console) as progress:
@@ -224,9 +224,10 @@ def predict(
     Without --history, reads one JSON object a line from standard input, {"item_history": [...], "exclude": [...]}, and writes
     one a line.
     """
+    from pipeline.console import quieten
     from pipeline.predict import PredictError, predict_lines, predict_one
 
-    _quieten()
+    quieten()
     try:
         if history is None:
             predict_lines(model, sys.stdin, sys.stdout, k)
@@ -235,6 +236,34 @@ def predict(
                 print(f"{score:10.4f}  {item}")
     except PredictError as error:
         _usage(str(error))
+
+
+@app.command()
+def compile(
+    config: ConfigPath = None,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", help="YAML file to write.")] = Path("pipeline.yaml"),
+    image: Annotated[
+        str | None, typer.Option("--image", help="Image of every step. Without it: longplay in this version.", show_default=False)
+    ] = None,
+    volume: Annotated[
+        str | None,
+        typer.Option("--volume", metavar="CLAIM", help="Claim of a volume to mount at /mnt/longplay in every step.", show_default=False),
+    ] = None,
+) -> None:
+    """Compile the pipeline for Kubeflow Pipelines (KFP v2 YAML).
+
+    The configuration becomes the default of the pipeline's parameter `config`.
+    """
+    from pipeline import kfp
+    from pipeline.graph import step_names
+
+    settings = _load(config, overrides)
+    try:
+        kfp.compile_pipeline(settings, out, image, volume)
+    except kfp.CompileError as error:
+        _usage(str(error))
+    print(f"{out}: {', '.join(step_names())}")
 
 
 def _split(text: str) -> list[str]:
@@ -256,24 +285,11 @@ def _usage(message: str) -> NoReturn:
     raise typer.Exit(EXIT_USAGE)
 
 
-def _quieten() -> None:
-    """Keeps the frameworks' start-up chatter off the screen; what was set outside stays."""
-    import logging
-    import warnings
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    warnings.filterwarnings("ignore")
-    logging.getLogger().setLevel(logging.ERROR)
-    for name in ("absl", "apache_beam", "tensorflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
 def main() -> None:
     """Entry point of the console script."""
-    import signal
+    from pipeline.termination import unwind_on_sigterm
 
-    # A scheduler's SIGTERM unwinds like Ctrl-C, so that the step saves what it has.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    unwind_on_sigterm()
     app()
 
 

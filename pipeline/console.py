@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -107,4 +110,13 @@ def _cell(entry: Any) -> str:
     if entry is None:
         return "-"
     value, low, high = entry
-    return f"{value:.4f}" if low == high else f"{value:.4f} [{low:.4f}, {high:.4f}]"
+    return f"{value:.4f}" if low == high else f"{value:.4f} ({low:.4f} to {high:.4f})"
+
+
+def quieten() -> None:
+    """Keeps the frameworks' start-up chatter off the screen; what was set outside stays."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    for name in ("absl", "apache_beam", "tensorflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)

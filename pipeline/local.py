@@ -8,19 +8,20 @@ import shutil
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from components.artifacts import Artifact, ArtifactError, open_artifact, publish, verify, write_json, write_manifest
+from components.artifacts import Artifact, ArtifactError, open_artifact, publish, verify, write_json
 from components.base import Component, ComponentError, Context, Progress, Properties
-from pipeline.cache import cache_key, code_digest
+from pipeline.cache import cache_key
 from pipeline.config import PipelineConfig
 from pipeline.graph import GRAPH, FromHistory, FromStep, Step, step_names
 from pipeline.lineage import Execution, Lineage, reference
-from schemas.config import ConfigError, canonical_json
+from pipeline.provenance import describe_provenance, new_run_id, write_output_manifest
+from pipeline.termination import EXIT_TERMINATED, TERMINATED
+from schemas.config import ConfigError
 
 CacheMode = Literal["auto", "off", "refresh"]
 EXECUTION_FILE = "execution.json"
@@ -163,6 +164,8 @@ class LocalRunner:
                 except ConfigError:
                     raise
                 except Exception as failure:
+                    if TERMINATED.is_set():
+                        raise SystemExit(EXIT_TERMINATED) from failure
                     status, error = "failed", f"{type(failure).__name__}: {failure}"
                     traceback.print_exc(file=sys.stderr)
                     outputs = {}
@@ -182,7 +185,7 @@ class LocalRunner:
         return StepResult(step.name, status, time.monotonic() - begun, outputs, error)
 
     def _execute(self, step: Step, result: RunResult, inputs: Mapping[str, Artifact], key: str) -> dict[str, Artifact]:
-        component = step.component
+        component, config = step.component, result.config
         final = self._result_folder(component, key, result.run_id)
         for leftover in final.parent.glob(f".making-{final.name}-*"):
             shutil.rmtree(leftover, ignore_errors=True)  # of a killed process: the lock is ours
@@ -191,10 +194,11 @@ class LocalRunner:
         scratch.mkdir(parents=True, exist_ok=True)
         folders = {name: making / name for name in component.outputs}
         making.mkdir(parents=True)
-        context = Context(scratch, self._root, result.config.beam.arguments(), self._progress)
-        properties = component.load()(result.config.of(step.name), inputs, folders, context)
+        context = Context(scratch, self._root, config.beam.arguments(), self._progress)
+        properties = component.load()(config.of(step.name), inputs, folders, context)
+        provenance = describe_provenance(component, config, result.run_id, inputs)
         for name in component.outputs:
-            _write_output_manifest(component, name, folders[name], properties[name], result, inputs)
+            write_output_manifest(component, name, folders[name], properties[name], provenance)
         write_json(making / EXECUTION_FILE, {"key": key, "run_id": result.run_id, "status": "complete"})
         publish(making, final)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -208,8 +212,9 @@ class LocalRunner:
         making = final.parent / f".making-{final.name}-{os.getpid()}"
         kept = self.run_folder(result.run_id) / "failed" / step.name
         outputs: dict[str, Artifact] = {}
+        provenance = describe_provenance(step.component, result.config, result.run_id, inputs)
         for name, properties in (failure.outputs or {}).items():
-            _write_output_manifest(step.component, name, making / name, properties, result, inputs)
+            write_output_manifest(step.component, name, making / name, properties, provenance)
             publish(making / name, kept / name)
             outputs[name] = open_artifact(kept / name)
         shutil.rmtree(making, ignore_errors=True)
@@ -258,22 +263,3 @@ class LocalRunner:
 
 def _is_wanted(source: FromHistory, config: Any) -> bool:
     return source.only_if is None or getattr(config, source.only_if[0]) == source.only_if[1]
-
-
-def _write_output_manifest(
-    component: Component, name: str, folder: Path, properties: Properties, result: RunResult, inputs: Mapping[str, Artifact]
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    provenance = {
-        "pipeline": result.config.name,
-        "run_id": result.run_id,
-        "config": json.loads(canonical_json(result.config.of(component.name))),
-        "code": code_digest(component.executor_module),
-        "inputs": {port: reference(artifact) for port, artifact in inputs.items()},
-    }
-    write_manifest(folder, component.outputs[name].type, f"{component.name}.{name}", properties, provenance)
-
-
-def new_run_id() -> str:
-    """Time and a few random letters; runs sort by it."""
-    return time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from components.artifacts import BLESSED, NOT_BLESSED, Artifact, ArtifactError, write_json
 from components.base import Context, Properties
-from components.evaluation import Protocol, make_ranker, rank_baseline, rank_model
+from components.evaluation import Protocol, rank_baseline, rank_model
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge
 from components.evaluator.config import EvaluatorConfig
-from components.model_io import LoadedModel, load_model
+from components.model_io import RankingModel, load_ranking_model
 from components.trajectory_io import ordered_batches, shard_files
 from models.baselines import BASELINES, co_visitation
 from models.metrics.ranking import RankedSteps, beyond_accuracy, bootstrap, intervals, sum_by_session
@@ -31,24 +31,26 @@ def execute(
 ) -> Mapping[str, Properties]:
     """Runs the step; see `components.base.Execute`."""
     examples = inputs["examples"]
-    candidate = load_model(inputs["model"])
+    candidate = load_ranking_model(inputs["model"])
+    num_items = candidate.vocabulary.num_rows + 1
     previous, unavailable = _previous(inputs, candidate)
     results: Results = {}
     counts: dict[str, dict[str, int]] = {}
-    visits = co_visitation(_sessions(examples, config.max_neighbour_records), candidate.algorithm.catalogue.num_items)
-    baselines = {name: kind(candidate.algorithm.catalogue.num_items, visits) for name, kind in BASELINES.items()}
-    rankers = {id(model): make_ranker(model.algorithm) for model in (candidate, previous) if model is not None}
+    visits = co_visitation(_sessions(examples, config.max_neighbour_records), num_items)
+    baselines = {name: kind(num_items, visits) for name, kind in BASELINES.items()}
     for split in config.splits:
         results[split] = {}
         for kind in config.protocols:
             protocol = Protocol(config.min_history, kind == "seen_removed", config.max_states)
-            ranked = {CANDIDATE: rank_model(candidate, examples, split, protocol, context, rankers[id(candidate)])}
+            ranked = {CANDIDATE: rank_model(candidate.rank, candidate.vocabulary, examples, split, protocol, context)}
             if previous is not None:
-                ranked[LAST_BLESSED] = rank_model(previous, examples, split, protocol, context, rankers[id(previous)], candidate.vocabulary)
+                ranked[LAST_BLESSED] = rank_model(
+                    previous.rank, previous.vocabulary, examples, split, protocol, context, candidate.vocabulary
+                )
             for name, baseline in baselines.items():
-                ranked[name] = rank_baseline(baseline, examples, split, candidate.algorithm.catalogue.num_items, protocol, context)
+                ranked[name] = rank_baseline(baseline, examples, split, num_items, protocol, context)
             prefix = "" if kind == "seen_kept" else f"{kind}/"
-            measured = _measure(ranked, candidate.algorithm.catalogue.num_items, config, prefix)
+            measured = _measure(ranked, num_items, config, prefix)
             for name, metrics in measured.items():
                 results[split].setdefault(name, {}).update(metrics)
             counts[split] = _counts(ranked[CANDIDATE])
@@ -57,16 +59,16 @@ def execute(
     return {"evaluation": {"metrics": results, "counts": counts}, "blessing": verdict}
 
 
-def _previous(inputs: Mapping[str, Artifact], candidate: LoadedModel) -> tuple[LoadedModel | None, str | None]:
+def _previous(inputs: Mapping[str, Artifact], candidate: RankingModel) -> tuple[RankingModel | None, str | None]:
     """The last blessed model, or why it cannot be compared."""
     if "baseline_model" not in inputs:
         return None, None
     try:
-        previous = load_model(inputs["baseline_model"])
-    except (ArtifactError, ValueError) as error:
+        previous = load_ranking_model(inputs["baseline_model"])
+    except ArtifactError as error:
         return None, str(error)
-    if previous.config.max_steps < candidate.config.max_steps:
-        return None, f"it reads {previous.config.max_steps} events, the trajectories have up to {candidate.config.max_steps}"
+    if previous.max_steps < candidate.max_steps:
+        return None, f"it reads {previous.max_steps} events, the trajectories have up to {candidate.max_steps}"
     return previous, None
 
 

@@ -13,14 +13,15 @@ import numpy as np
 
 from components.artifacts import Artifact
 from components.base import ComponentError, Context
-from components.evaluation import Protocol, make_ranker, rank_model
+from components.evaluation import Protocol, rank_model
 from components.model_io import LoadedModel, read_weights, write_weights
 from components.trainer.config import TrainerConfig
 from components.trainer.step import Optimizer, TrainStep
 from components.trajectory_io import epoch_batches, shard_files
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
-from models.metrics.ranking import sum_by_session
+from models.metrics.ranking import MAX_RANK, sum_by_session
+from models.serving import RankedPolicy
 
 _XLA_STEP_MULTIPLE = 8
 _LOG_EVERY_SECONDS = 2.0
@@ -74,7 +75,7 @@ class TrainingLoop:
         self._examples = examples
         self._context = context
         self._step = TrainStep(algorithm, optimizer, config.xla)
-        self._ranker = make_ranker(algorithm)
+        self._ranked = RankedPolicy(algorithm, MAX_RANK)
         self._files = shard_files(examples, "train")
         self._records = examples.properties["splits"]["train"]["trajectories"]
         self._best = context.scratch / "best"
@@ -138,7 +139,7 @@ class TrainingLoop:
         config, state = self._config, self.state
         stopping = config.early_stopping
         protocol = Protocol(max_states=stopping.max_states)
-        ranked = rank_model(self._model, self._examples, "eval", protocol, self._context, self._ranker)
+        ranked = rank_model(self._ranked.rank, self._model.vocabulary, self._examples, "eval", protocol, self._context)
         metrics = sum_by_session(ranked).values()
         if stopping.metric not in metrics:
             raise ComponentError(

@@ -114,9 +114,13 @@ def write_records(
 
 
 def _encode(batch: pa.RecordBatch) -> list[bytes]:
-    """Serialized tf.Examples of a batch."""
-    encoded: list[bytes] = RecordBatchToExamplesEncoder().encode(batch)
-    return encoded
+    """Serialized tf.Examples of a batch, the same bytes for the same values.
+
+    The encoder writes the features of each record in an order of chance. Serializing them again in order of their names costs
+    nearly as much as the encoding, and makes digests, caches and comparisons of runs mean something.
+    """
+    encoded = RecordBatchToExamplesEncoder().encode(batch)
+    return [tf.train.Example.FromString(record).SerializeToString(deterministic=True) for record in encoded]
 
 
 def _ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

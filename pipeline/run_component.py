@@ -1,0 +1,121 @@
+"""`python -m pipeline.run_component`: one component in a container, artifact folders in, artifact folders out.
+
+Kubeflow's steps call it, and any other scheduler can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+# Nothing of the project is imported before the command line is read, so that --help answers at once.
+if TYPE_CHECKING:
+    from pipeline.job import Job
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+RUN_ID_VARIABLE = "LONGPLAY_RUN_ID"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+        The exit code. 0: done, 1: the step failed, 2: bad usage or configuration.
+    """
+    options = _parser().parse_args(arguments)
+    from components.base import ComponentError
+    from pipeline.job import check_code, prepare
+    from pipeline.termination import EXIT_TERMINATED, TERMINATED
+    from schemas.config import ConfigError
+
+    try:
+        job = prepare(
+            options.component,
+            options.config,
+            options.input,
+            options.output,
+            root=options.root,
+            scratch=options.scratch,
+            run_id=options.run_id or os.environ.get(RUN_ID_VARIABLE),
+        )
+        if options.code:
+            check_code(job.component, options.code)
+        _run(job)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except ComponentError as error:
+        print(f"error: {options.component} failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except Exception as error:
+        if TERMINATED.is_set():
+            return EXIT_TERMINATED
+        traceback.print_exc(file=sys.stderr)
+        print(f"error: {options.component} failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _run(job: Job) -> None:
+    """Executes the job and says what came out."""
+    from rich.console import Console
+
+    from pipeline.console import ConsoleProgress, quieten
+    from pipeline.job import execute
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    quieten()
+    console = Console(soft_wrap=True)
+    say(f"longplay {job.component.name}: pipeline {job.config.name}, run {job.run_id}")
+    begun = time.monotonic()
+    with ConsoleProgress(console) as progress:
+        outputs = execute(job, progress)
+    describe = job.component.describe
+    line = describe({name: artifact.properties for name, artifact in outputs.items()}) if describe else ""
+    say(f"  {job.component.name} executed in {time.monotonic() - begun:.1f} s  {line}")
+    for name, artifact in outputs.items():
+        say(f"  {name:<18} {artifact.path}  sha256 {artifact.digest}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.run_component",
+        description="Run one component: artifact folders in, artifact folders out.",
+        epilog="Exit codes: 0 done, 1 the step failed, 2 bad usage or configuration.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--component", required=True, metavar="NAME", help="what to run, such as trainer")
+    add("--config", required=True, metavar="JSON|@FILE", help="configuration of the whole run; the component takes its part")
+    add(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="folder of an input, once for each; an optional one may be absent or empty",
+    )
+    add("--output", action="append", default=[], metavar="NAME=PATH", help="folder of an output, once for each")
+    add("--root", metavar="DIR", help="existing folder that relative destinations are below (default: the working directory)")
+    add(
+        "--scratch",
+        metavar="DIR",
+        help="where an unfinished attempt leaves what the next one of the same run can use (default: scratch below --root; "
+        "nothing is kept without either)",
+    )
+    add("--run-id", metavar="ID", help=f"the run that this belongs to (default: {RUN_ID_VARIABLE}, else a new one)")
+    add("--code", metavar="DIGEST", help="digest of the component's code; other code is refused")
+    return parser
+
+
+if __name__ == "__main__":
+    from pipeline.termination import unwind_on_sigterm
+
+    unwind_on_sigterm()
+    sys.exit(main())
