@@ -98,7 +98,7 @@ def _run(settings: PipelineConfig, root: Path, first: str | None, last: str | No
     evaluation = result.output("evaluator", "evaluation")
     if evaluation is not None:
         for split, metrics in evaluation.properties["metrics"].items():
-            console.print(metric_table(metrics, f"{split} split, full catalogue, 95 % intervals over sessions"))
+            console.print(metric_table(metrics, f"{split} split, full catalogue", console.width))
     failed = result.failed
     if failed:
         print(f"error: {failed.name} failed: {failed.error}", file=sys.stderr)
@@ -122,7 +122,10 @@ def _finish(runner: object, result: RunResult) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", result.config.model_dump(mode="json"))
     write_json(folder / "summary.json", summarise(result))
-    write_report(result, folder / "report.html")
+    try:
+        write_report(result, folder / "report.html")
+    except Exception as error:  # The run is done and its summary written; a page that cannot be made must not hide that.
+        print(f"warning: report.html could not be written: {type(error).__name__}: {error}", file=sys.stderr)
     temporary = folder.parent / f".latest-{os.getpid()}"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)

@@ -17,6 +17,7 @@ from rich.table import Table
 from components.base import Task
 
 _LINE_EVERY_SECONDS = 15.0
+_WIDE = 150
 
 
 class ConsoleProgress:
@@ -91,26 +92,26 @@ class _ConsoleTask:
             self._progress.log(f"{self._description}: {self._done:,.0f}{of} {self._unit}" + (f", {note}" if note else ""))
 
 
-def metric_table(metrics: Mapping[str, Mapping[str, list[float]]], title: str) -> Table:
-    """Models against the metrics that are looked at first, with intervals where there are any."""
+def metric_table(metrics: Mapping[str, Mapping[str, list[float]]], title: str, width: int) -> Table:
+    """Models against the metrics that are looked at first, with intervals where there are any and the terminal is wide enough."""
     shown = [
         name for name in ("ndcg@10", "hit_rate@10", "purchase/ndcg@10", "click/ndcg@10", "coverage@10") if name in metrics["candidate"]
     ]
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for name in shown:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for model, values in metrics.items():
-        cells = [_cell(values.get(name)) for name in shown]
+        cells = [_cell(values.get(name), with_interval=width >= _WIDE) for name in shown]
         table.add_row(model, *cells, style="bold" if model == "candidate" else None)
     return table
 
 
-def _cell(entry: Any) -> str:
+def _cell(entry: Any, with_interval: bool) -> str:
     if entry is None:
         return "-"
     value, low, high = entry
-    return f"{value:.4f}" if low == high else f"{value:.4f} ({low:.4f} to {high:.4f})"
+    return f"{value:.4f}" if low == high or not with_interval else f"{value:.4f} ({low:.4f} to {high:.4f})"
 
 
 def quieten() -> None:

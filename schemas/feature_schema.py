@@ -39,7 +39,9 @@ def trajectory_schema() -> schema_pb2.Schema:
             proto.value_count.max = 1
         if feature.name in _COMPARED:
             proto.skew_comparator.jensen_shannon_divergence.threshold = _COMPARED[feature.name]
-            proto.drift_comparator.jensen_shannon_divergence.threshold = _COMPARED[feature.name]
+            # Ids are given anew by popularity in every run, so between runs they say nothing about items.
+            if feature.name != trajectory.ITEM_ID:
+                proto.drift_comparator.jensen_shannon_divergence.threshold = _COMPARED[feature.name]
         if feature.dtype == "float32":
             proto.float_domain.disallow_nan = True
             proto.float_domain.disallow_inf = True

@@ -47,8 +47,11 @@ def judge(metrics: Mapping[str, Mapping[str, float]], config: BlessingConfig, un
         bar = metrics[name][config.metric]
         relation = "reaches" if value >= bar else "is below"
         checks.append(Check(f"baseline/{name}", value >= bar, f"{config.metric} {value:.4f} {relation} {name}'s {bar:.4f}"))
+    if not config.against_last_blessed:
+        return checks
     if unavailable is not None:
-        checks.append(Check(LAST_BLESSED, False, f"the last blessed model could not be compared: {unavailable}"))
+        remedy = "evaluator.blessing.against_last_blessed=false blesses without it"
+        checks.append(Check(LAST_BLESSED, False, f"the last blessed model could not be compared ({remedy}): {unavailable}"))
     elif LAST_BLESSED in metrics:
         before = metrics[LAST_BLESSED][config.metric]
         bar = before * (1.0 - config.max_drop)

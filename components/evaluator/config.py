@@ -18,6 +18,9 @@ class BlessingConfig(Config):
     """Metric to the least value the model must have, such as {"coverage@10": 0.01}."""
     not_below_baselines: tuple[str, ...] = ("popularity",)
     """Baselines whose `metric` the model must reach."""
+    against_last_blessed: bool = True
+    """Compare with the last blessed model of the pipeline; false blesses without, such as after a change of the trajectories that
+    it cannot read."""
     max_drop: float = pydantic.Field(default=0.02, ge=0.0)
     """Share of the last blessed model's `metric` that may be lost."""
 

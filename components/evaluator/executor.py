@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import BLESSED, NOT_BLESSED, Artifact, ArtifactError, write_json
+from components.artifacts import BLESSED, METRICS_FILE, NOT_BLESSED, Artifact, ArtifactError, write_json
 from components.base import Context, Properties
 from components.evaluation import Protocol, rank_baseline, rank_model
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge
@@ -19,8 +19,6 @@ from components.model_io import RankingModel, load_ranking_model
 from components.trajectory_io import ordered_batches, shard_files
 from models.baselines import BASELINES, co_visitation
 from models.metrics.ranking import RankedSteps, beyond_accuracy, bootstrap, intervals, sum_by_session
-
-METRICS_FILE = "metrics.json"
 
 Results = dict[str, dict[str, dict[str, list[float]]]]
 """Split -> model -> metric -> [value, low, high]."""

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from components.artifacts import ANOMALIES_FILE, SCHEMA_FILE, STATISTICS_FILE, Artifact
 from components.base import ComponentError, Context, Properties
 from components.example_validator.config import ExampleValidatorConfig
+from components.tfdv import tfdv
 from schemas.trajectory import SPLITS
 
 _KINDS = {
@@ -122,7 +122,7 @@ def _message(fatal: list[dict[str, Any]]) -> str:
     settings = ", ".join(sorted({f"example_validator.{keys[anomaly['kind']]}" for anomaly in fatal}))
     return "\n".join(
         [
-            f"{len(fatal)} anomalies stop the run:",
+            f"{len(fatal)} {'anomaly stops' if len(fatal) == 1 else 'anomalies stop'} the run:",
             *(f"  {_line(anomaly)}" for anomaly in fatal),
             f"correct the data or the schema, or go on with {settings} set to warn",
         ]

@@ -38,9 +38,9 @@ def _objections(inputs: Mapping[str, Artifact]) -> list[str]:
     """Why the model must not be pushed; the files decide, as for any other tool that reads the artifacts."""
     objections = []
     if not (inputs["blessing"].path / BLESSED).is_file():
-        objections += [f"not blessed: {reason}" for reason in inputs["blessing"].properties["reasons"]]
+        objections += [f"the model is not blessed: {reason}" for reason in inputs["blessing"].properties["reasons"]]
     if not (inputs["infra_blessing"].path / INFRA_BLESSED).is_file():
-        objections += [f"does not load: {reason}" for reason in inputs["infra_blessing"].properties["reasons"]]
+        objections += [f"the exported model does not pass: {reason}" for reason in inputs["infra_blessing"].properties["reasons"]]
     return objections
 
 

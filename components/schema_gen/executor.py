@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from components.artifacts import SCHEMA_FILE, STATISTICS_FILE, Artifact
 from components.base import ComponentError, Context, Properties
 from components.schema_gen.config import SchemaGenConfig
+from components.tfdv import tfdv
 from schemas import trajectory
 from schemas.feature_schema import trajectory_schema_text
 

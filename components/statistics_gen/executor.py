@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx_bsl.public import tfxio
 
@@ -13,6 +12,7 @@ from components.artifacts import STATISTICS_FILE, Artifact
 from components.base import ComponentError, Context, Properties
 from components.beam_runner import beam_pipeline
 from components.statistics_gen.config import StatisticsGenConfig
+from components.tfdv import tfdv
 from schemas.trajectory import SPLITS
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from components.artifacts import Artifact, open_artifact, write_json
+from components.artifacts import HISTORY_FILE, Artifact, open_artifact, write_json
 from components.base import Context, Properties
 from components.model_io import LoadedModel, ModelConfig, build_model, load_model, save_model, warm_start
 from components.trainer.config import TrainerConfig
@@ -17,8 +17,6 @@ from components.trainer.loop import LoopState, TrainingLoop
 from components.trajectory_gen.vocabulary import ITEMS_FILE, read_vocabulary
 from models.frameworks import keras
 from models.optimizers import LazyAdam
-
-HISTORY_FILE = "history.json"
 
 
 def execute(

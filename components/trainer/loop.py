@@ -85,6 +85,7 @@ class TrainingLoop:
         checkpoint = tf.train.Checkpoint(model=algorithm.trackable(), optimizer=optimizer, state=self._saved_state)
         self._manager = tf.train.CheckpointManager(checkpoint, str(context.scratch / "checkpoints"), max_to_keep=2)
         self._saved_at = time.monotonic()
+        self._traces = True
         self.state = LoopState()
 
     def run(self) -> LoopState:
@@ -124,6 +125,9 @@ class TrainingLoop:
                 self._stop_on_nan(batch, values)
             state.batch += 1
             state.step += 1
+            if self._traces:
+                # The first call of a process builds the graph, which says nothing about speed.
+                self._traces, meter = False, _Meter()
             meter.add(values, int(targets))
             if meter.elapsed() > _LOG_EVERY_SECONDS:
                 self._log(meter)

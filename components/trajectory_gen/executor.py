@@ -252,7 +252,7 @@ def _collect_quarantine(parts: Path, folder: Path, ledger: Ledger) -> dict[str, 
                     rows += 1
     if rows != ledger[stages.QUARANTINED]:
         raise AssertionError(f"{rows} rows in quarantine, {ledger[stages.QUARANTINED]} counted")
-    return {"rows": rows, "rows_read": ledger[stages.ROWS_READ], "reasons": reasons, "samples": samples}
+    return {"rows": rows, "rows_read": ledger[stages.ROWS_READ], "reasons": reasons, "samples": samples, "ledger": ledger}
 
 
 def _too_many_bad_rows(config: TrajectoryGenConfig, ledger: Ledger, quarantine: Mapping[str, Any]) -> str:
