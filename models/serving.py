@@ -56,6 +56,8 @@ class ServedPolicy(tf.Module):
         Returns:
             `item_id` string [B, K] and `score` float [B, K].
         """
+        # A request may be fed with any rank; here it gets an error that names the shape.
+        item_history, exclude = tf.ensure_shape(item_history, [None, None]), tf.ensure_shape(exclude, [None, None])
         history, length = self._latest(self._ids(item_history))
         batch = tf.shape(history)[0]
         excluded = self._ids(exclude)

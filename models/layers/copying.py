@@ -73,7 +73,7 @@ class CopyAttention(keras.layers.Layer):
         usable_float = tf.cast(usable, tf.float32)
         scores = tf.where(usable, scores, IMPOSSIBLE)
         # Rows without a usable event would come out uniform over nothing.
-        return tf.nn.softmax(scores) * usable_float
+        return tf.nn.softmax(tf.ensure_shape(scores, [None, None, None])) * usable_float
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_items": self.num_items, "max_steps": self.max_steps}
