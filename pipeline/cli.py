@@ -161,10 +161,15 @@ def graph(mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Merma
 
 @app.command()
 def schema(
+    part: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A part of it, such as trainer or trajectory_gen.split.")] = None,
     datasets: Annotated[bool, typer.Option("--datasets", help="List the known datasets.")] = False,
     algorithms: Annotated[bool, typer.Option("--algorithms", help="List the known algorithms.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema.")] = False,
 ) -> None:
-    """Print the JSON schema of the configuration, for editors and for reading."""
+    """Explain the configuration: every key with its type, default and meaning.
+
+    With --json, the JSON schema that editors understand.
+    """
     import json
 
     if datasets:
@@ -175,10 +180,19 @@ def schema(
         from models.algorithms.registry import ALGORITHMS
 
         print("\n".join(f"{name:<14} {(kind.config_class.__doc__ or '').splitlines()[0]}" for name, kind in ALGORITHMS.items()))
-    if not datasets and not algorithms:
-        from pipeline.config import PipelineConfig
+    if datasets or algorithms:
+        return
+    from pipeline.config import PipelineConfig
+    from pipeline.reference import explain
+    from schemas.config import ConfigError
 
+    if as_json:
         print(json.dumps(PipelineConfig.model_json_schema(), indent=1))
+        return
+    try:
+        print(explain(PipelineConfig, part))
+    except ConfigError as error:
+        _usage(str(error))
 
 
 @app.command()

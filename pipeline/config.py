@@ -45,6 +45,15 @@ class PipelineConfig(Config):
     infra_validator: InfraValidatorConfig = InfraValidatorConfig()
     pusher: PusherConfig = PusherConfig()
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _push_by_name(cls, data: Any) -> Any:
+        """Pipelines that share a root must not push their models on top of each other's."""
+        pusher = data.get("pusher", {}) if isinstance(data, dict) else None
+        if isinstance(pusher, dict) and "destination" not in pusher:
+            return {**data, "pusher": {**pusher, "destination": f"serving/{data.get('name', cls.model_fields['name'].default)}"}}
+        return data
+
     def of(self, component: str) -> Any:
         """Configuration of one component."""
         return getattr(self, component)
