@@ -1,5 +1,6 @@
 """Configuration of a whole run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic
@@ -45,11 +46,10 @@ class PipelineConfig(Config):
     infra_validator: InfraValidatorConfig = InfraValidatorConfig()
     pusher: PusherConfig = PusherConfig()
 
-    @pydantic.model_validator(mode="before")
     @classmethod
-    def _push_by_name(cls, data: Any) -> Any:
-        """Pipelines that share a root must not push their models on top of each other's."""
-        pusher = data.get("pusher", {}) if isinstance(data, dict) else None
+    def complete(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Names the push destination after the pipeline: those that share a root must not push on top of each other."""
+        pusher = data.get("pusher", {})
         if isinstance(pusher, dict) and "destination" not in pusher:
             return {**data, "pusher": {**pusher, "destination": f"serving/{data.get('name', cls.model_fields['name'].default)}"}}
         return data

@@ -38,6 +38,11 @@ class Config(pydantic.BaseModel):
         protected_namespaces=(),
     )
 
+    @classmethod
+    def complete(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fills in defaults that depend on other keys, before plain data is decoded."""
+        return data
+
 
 C = TypeVar("C", bound=Config)
 
@@ -65,7 +70,7 @@ def decode(kind: type[C], data: Mapping[str, Any], source: str) -> C:
     """
     try:
         # Through JSON because strict mode then still takes a list for a tuple, and nothing else changes type.
-        return kind.model_validate_json(json.dumps(data))
+        return kind.model_validate_json(json.dumps(kind.complete(data)))
     except pydantic.ValidationError as error:
         lines = [_explain(kind, problem) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join([f"{source}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])) from None
