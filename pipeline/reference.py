@@ -45,7 +45,7 @@ def keys(kind: type[Config], prefix: str = "") -> Iterator[Key]:
             yield from keys(choices[0], f"{path}.")
         else:
             names = ", ".join(_tag(choice) for choice in choices)
-            default = field.default.name if isinstance(field.default, pydantic.BaseModel) else "required"
+            default = getattr(field.default, "name", "required")
             yield Key(f"{path}.name", f"one of {names}", str(default), " ".join((field.description or "").split()))
             for choice in choices:
                 yield from (key for key in keys(choice, f"{path}[{_tag(choice)}].") if not key.path.endswith("].name"))
