@@ -98,7 +98,13 @@ def _run(settings: PipelineConfig, root: Path, first: str | None, last: str | No
     evaluation = result.output("evaluator", "evaluation")
     if evaluation is not None:
         for split, metrics in evaluation.properties["metrics"].items():
-            console.print(metric_table(metrics, f"{split} split, full catalogue", console.width))
+            counts = evaluation.properties["counts"][split]
+            unknown = counts["events_on_unknown_items"] / max(1, counts["events"])
+            title = (
+                f"{split} split: {counts['events']:,} events of {counts['sessions']:,} sessions, {unknown:.1%} on items never trained on; "
+                "full catalogue, 95 % intervals over sessions"
+            )
+            console.print(metric_table(metrics, title, console.width))
     failed = result.failed
     if failed:
         print(f"error: {failed.name} failed: {failed.error}", file=sys.stderr)

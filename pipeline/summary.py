@@ -32,6 +32,11 @@ def summarise(result: RunResult) -> dict[str, Any]:
     examples = result.output("trajectory_gen", "examples")
     if examples is not None:
         summary["counts"] = _counts(examples.properties)
+    else:
+        quarantine = result.output("trajectory_gen", "quarantine")
+        if quarantine is not None:
+            ledger = quarantine.properties["ledger"]
+            summary["counts"] = {"rows_read": ledger["rows_read"], "rows_quarantined": ledger["quarantined"], "ledger": dict(ledger)}
     evaluation = result.output("evaluator", "evaluation")
     if evaluation is not None:
         metrics = evaluation.properties["metrics"]
