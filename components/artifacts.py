@@ -99,18 +99,21 @@ def open_artifact(path: str | Path) -> Artifact:
         raise ArtifactError(f"{folder}: not a finished artifact, it has no {MANIFEST}") from None
     except json.JSONDecodeError as error:
         raise ArtifactError(f"{folder / MANIFEST}: not valid JSON: {error}") from None
-    missing = {"type", "digest", "properties", "files"} - set(manifest)
+    missing = {"type", "digest", "properties", "files"} - set(manifest if isinstance(manifest, dict) else ())
     if missing:
         raise ArtifactError(f"{folder / MANIFEST}: not an artifact manifest, it lacks {sorted(missing)}")
     return Artifact(folder, manifest)
 
 
 def verify(artifact: Artifact, contents: bool = False) -> None:
-    """Checks that every file of the manifest is there with its size, and with its content if asked.
+    """Checks that the files of the manifest are there with their sizes, no others, and with their content if asked.
 
     Raises:
-        ArtifactError: A file is missing or differs.
+        ArtifactError: A file is missing, differs or is not known.
     """
+    strays = set(_content(artifact.path)) - set(artifact.manifest["files"])
+    if strays:
+        raise ArtifactError(f"{artifact.path}: {min(strays)} was not there when it was made")
     for name, entry in artifact.manifest["files"].items():
         path = artifact.path / name
         if not path.is_file():
@@ -136,11 +139,7 @@ def write_manifest(
     Returns:
         The artifact.
     """
-    files = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+    files = {name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for name, path in _content(folder).items()}
     content = json.dumps([kind, {name: entry["sha256"] for name, entry in files.items()}, properties], sort_keys=True)
     manifest = {
         "type": kind,
@@ -154,6 +153,13 @@ def write_manifest(
     return Artifact(folder, manifest)
 
 
+def _content(folder: Path) -> dict[str, Path]:
+    """Files of an artifact by name, all but its own manifest."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    files.pop(MANIFEST, None)
+    return files
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as stream:
@@ -163,10 +169,10 @@ def file_digest(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON beside its place and moves it there, so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1, sort_keys=True, allow_nan=False)
-        stream.write("\n")
+        stream.write(text + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from components.artifacts import Artifact, ArtifactError
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
@@ -54,9 +56,13 @@ def epoch_batches(files: list[str], batch_size: int, seed: int, epoch: int, roun
     chunk = batch_size * _CHUNK_BATCHES
     # One seed a pass; mixing with an odd number keeps (seed, epoch) pairs apart.
     mixed = (seed * 1_000_003 + epoch * 7919) % (1 << 31)
-    order = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=mixed)
+    # Everything is drawn from the seed at hand; what tf.data shuffles itself also depends on TensorFlow's global one.
+    generator = np.random.default_rng([mixed])
+    order = tf.data.Dataset.from_tensor_slices([files[place] for place in generator.permutation(len(files))])
     records = order.interleave(raw_records, cycle_length=min(8, len(files)), deterministic=True)
-    chunks = records.shuffle(chunk, seed=mixed + 1).batch(chunk)
+    # Records lie in an order that a hash decides; a first chunk of another size each time moves the borders between chunks.
+    first = int(generator.integers(chunk // 4, chunk)) + 1
+    chunks = records.take(first).batch(first).concatenate(records.skip(first).batch(chunk))
 
     def cut(serialized: tf.Tensor, number: tf.Tensor) -> tf.data.Dataset:
         parsed = parse(serialized)

@@ -15,6 +15,7 @@ from schemas.config import Config, canonical_json
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("schemas", "models", "components")
+_DATA = {".pbtxt"}
 
 _LIBRARIES = (
     "apache-beam",
@@ -56,7 +57,11 @@ def code_digest(module: str) -> str:
         if name in seen or path is None:
             continue
         seen[name] = path.read_bytes()
-        waiting += _imports(seen[name], str(path))
+        imported = _imports(seen[name], str(path))
+        waiting += imported
+        if "importlib.resources" in imported:
+            # Data that lies in the package is as good as source.
+            seen |= {str(data.relative_to(_ROOT)): data.read_bytes() for data in path.parent.iterdir() if data.suffix in _DATA}
         # A module runs its package first.
         if "." in name:
             waiting.append(name.rpartition(".")[0])
@@ -81,9 +86,11 @@ def _imports(source: bytes, path: str) -> list[str]:
     for node in ast.walk(ast.parse(source, path)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif isinstance(node, ast.ImportFrom):
+            above = Path(path).relative_to(_ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
             # `from package import module` names a module, `from module import name` does not; both are tried.
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
     return found
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,11 @@ class Lineage:
         """Appends one line, in one write, so that runs side by side do not mix."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(vars(execution), sort_keys=True) + "\n"
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = "\n" + line  # a killed process left half a line
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
@@ -71,7 +74,8 @@ class Lineage:
             except json.JSONDecodeError:
                 continue
             if entry["pipeline"] == pipeline and entry["step"] == step:
-                yield Execution(**entry)
+                # A later version may say more.
+                yield Execution(**{field.name: entry[field.name] for field in fields(Execution)})
 
     def find(self, wanted: FromHistory, pipeline: str, differs_from: str | None) -> Artifact | None:
         """The latest artifact that fits and still exists unchanged.

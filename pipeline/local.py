@@ -195,7 +195,13 @@ class LocalRunner:
         folders = {name: making / name for name in component.outputs}
         making.mkdir(parents=True)
         context = Context(scratch, self._root, config.beam.arguments(), self._progress)
-        properties = component.load()(config.of(step.name), inputs, folders, context)
+        try:
+            properties = component.load()(config.of(step.name), inputs, folders, context)
+        except ComponentError:
+            raise  # what it finished is kept by the caller
+        except (Exception, KeyboardInterrupt, SystemExit):
+            shutil.rmtree(making, ignore_errors=True)
+            raise
         provenance = describe_provenance(component, config, result.run_id, inputs)
         for name in component.outputs:
             write_output_manifest(component, name, folders[name], properties[name], provenance)

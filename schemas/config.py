@@ -72,7 +72,8 @@ def decode(kind: type[C], data: Mapping[str, Any], source: str) -> C:
         # Through JSON because strict mode then still takes a list for a tuple, and nothing else changes type.
         return kind.model_validate_json(json.dumps(kind.complete(data)))
     except pydantic.ValidationError as error:
-        lines = [_explain(kind, problem) for problem in error.errors(include_url=False)]
+        # Every branch of a plain union, such as text or a list of text, reports its own problem with the one value.
+        lines = list({line.partition(":")[0]: line for line in (_explain(kind, p) for p in error.errors(include_url=False))}.values())
         raise ConfigError("\n".join([f"{source}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])) from None
     except TypeError as error:
         raise ConfigError(f"{source}: {error}; use plain text, numbers, true or false, lists and mappings") from None
@@ -96,7 +97,13 @@ def load_plain(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from None
-    data = _parse(text, str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+    try:
+        # A copy of its own for every alias, so that an override changes one place.
+        data = _unshared(_parse(text, str(path)))
+    except RecursionError:
+        raise ConfigError(f"{path}: an anchor refers to itself") from None
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -109,13 +116,15 @@ def load_plain(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars (`on` is text, `1e-3` is a number) and no repeated keys."""
+    """YAML 1.2's scalars (`on`, `12:30` and dates are text, `1e-3` is a number) and no repeated keys."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+    first: [(tag, regexp) for tag, regexp in resolvers if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^(?:[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+)$"), list("-+0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -142,10 +151,19 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 
 
 def _parse(text: str, source: str) -> Any:
+    if text.lstrip().startswith("{"):
+        # JSON is YAML but for tabs.
+        text = text.replace("\t", " ")
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from None
+
+
+def _unshared(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
@@ -220,6 +238,8 @@ def _user_path(kind: type[Config], loc: Sequence[int | str]) -> tuple[str, type[
                 parts.append(str(part))
             continue
         members = _members(current)
+        if len(members) > 1 and isinstance(part, str) and not any(isinstance(m, type) and issubclass(m, Config) for m in members):
+            continue  # the name of a plain union's branch
         tagged = [member for member in members if _tag(member) == part]
         if tagged:
             current = tagged[0]

@@ -1,6 +1,7 @@
 """What a dataset is: a configuration that says where the log lies and what its columns mean."""
 
 import csv
+import zlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -48,6 +49,13 @@ class TextFormat(Config):
     quote: str = pydantic.Field(default='"', max_length=1)
     """Character around fields that hold the delimiter; empty for none."""
 
+    @pydantic.field_validator("delimiter", "quote")
+    @classmethod
+    def _is_ascii(cls, character: str) -> str:
+        if not character.isascii() or character in ("\n", "\r"):
+            raise ValueError(f"expected an ASCII character other than a line end, found {character!r}")
+        return character
+
     @pydantic.model_validator(mode="after")
     def _names_given_once(self) -> "TextFormat":
         if self.header and self.column_names:
@@ -59,29 +67,21 @@ class TextFormat(Config):
         return self
 
 
+PATH_KEY = "trajectory_gen.dataset.path"
+
+
 class LogSource(Config):
     """Files of one layout; what a dataset resolves to and what the readers take."""
 
     paths: tuple[str, ...]
+    key: str = PATH_KEY
+    """Configuration key that the paths came from, for messages."""
     format: Literal["delimited", "parquet", "jsonl"]
     text: TextFormat = TextFormat()
     columns: Columns
     timestamp_unit: TimestampUnit
     feedback: dict[str, FeedbackRule]
     ignored_feedback: tuple[str, ...] = ()
-
-    @pydantic.model_validator(mode="after")
-    def _feedback_is_named(self) -> "LogSource":
-        if not self.feedback:
-            raise ValueError("feedback must map at least one event name to a role and a reward")
-        if self.columns.feedback is None and len(self.feedback) != 1:
-            raise ValueError(
-                f"without columns.feedback every row is one event, but feedback names {len(self.feedback)}: {', '.join(self.feedback)}"
-            )
-        both = sorted(set(self.feedback) & set(self.ignored_feedback))
-        if both:
-            raise ValueError(f"{', '.join(both)}: in feedback and in ignored_feedback")
-        return self
 
 
 class SimulatedSource(Config):
@@ -94,8 +94,6 @@ class SimulatedSource(Config):
 
 
 Source = LogSource | SimulatedSource
-
-PATH_KEY = "trajectory_gen.dataset.path"
 
 
 class DatasetConfig(Config):
@@ -113,7 +111,7 @@ class DatasetConfig(Config):
 
     def external_state(self) -> Mapping[str, Any]:
         """Identifies the files behind the dataset without reading them: path, size and time of change of each."""
-        files = [file for source in self.sources() if isinstance(source, LogSource) for file in list_files(source.paths, PATH_KEY)]
+        files = [file for source in self.sources() if isinstance(source, LogSource) for file in list_files(source.paths, source.key)]
         return {"files": [[file.path, file.num_bytes, file.modified] for file in files]}
 
 
@@ -129,6 +127,19 @@ class MappedLogConfig(DatasetConfig):
     """Event name to role and reward."""
     ignored_feedback: tuple[str, ...] = ()
     """Event names to leave out; any other unknown name sends the row to quarantine."""
+
+    @pydantic.model_validator(mode="after")
+    def _feedback_is_named(self) -> "MappedLogConfig":
+        if not self.feedback:
+            raise ValueError("feedback must map at least one event name to a role and a reward")
+        if self.columns.feedback is None and len(self.feedback) != 1:
+            raise ValueError(
+                f"without columns.feedback every row is one event, but feedback names {len(self.feedback)}: {', '.join(self.feedback)}"
+            )
+        both = sorted(set(self.feedback) & set(self.ignored_feedback))
+        if both:
+            raise ValueError(f"{', '.join(both)}: in feedback and in ignored_feedback")
+        return self
 
     def _source(self, format: Literal["delimited", "parquet", "jsonl"], text: TextFormat = TextFormat()) -> tuple[Source, ...]:
         source = LogSource(
@@ -154,7 +165,7 @@ def checked_header(source: LogSource) -> LogSource:
     Raises:
         ConfigError: Files are missing or a column is.
     """
-    files = list_files(source.paths, PATH_KEY)
+    files = list_files(source.paths, source.key)
     if source.format != "delimited":
         return source
     names = header_of(files[0].path, source.text) if source.text.header else list(source.text.column_names)
@@ -167,6 +178,8 @@ def checked_header(source: LogSource) -> LogSource:
 def require_columns(columns: Columns, names: list[str], path: str) -> None:
     """Raises a ConfigError that names every mapped column the file lacks and lists those it has."""
     for role, name in columns.model_dump().items():
+        if name is not None and names.count(name) > 1:
+            raise ConfigError(f"trajectory_gen.dataset.columns.{role}: {path} has {names.count(name)} columns {name!r}")
         if name is not None and name not in names:
             raise ConfigError(
                 f"trajectory_gen.dataset.columns.{role}: {path} has no column {name!r}; its columns are {', '.join(names) or '(none)'}"
@@ -175,9 +188,12 @@ def require_columns(columns: Columns, names: list[str], path: str) -> None:
 
 def header_of(path: str, text: TextFormat) -> list[str]:
     """Column names in the first line of a delimited file."""
-    line = first_line(path)
-    if not line:
-        return []
-    if text.quote:
-        return next(csv.reader([line], delimiter=text.delimiter, quotechar=text.quote))
-    return next(csv.reader([line], delimiter=text.delimiter, quoting=csv.QUOTE_NONE))
+    try:
+        line = first_line(path)
+        if not line:
+            return []
+        if text.quote:
+            return next(csv.reader([line], delimiter=text.delimiter, quotechar=text.quote))
+        return next(csv.reader([line], delimiter=text.delimiter, quoting=csv.QUOTE_NONE))
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise ConfigError(f"{path}: its first line cannot be read: {type(error).__name__}: {error}") from None

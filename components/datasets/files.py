@@ -3,6 +3,7 @@
 import bz2
 import glob
 import gzip
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,17 +45,23 @@ def list_files(paths: Sequence[str], key: str) -> tuple[LogFile, ...]:
     Raises:
         ConfigError: A path matches nothing.
     """
+    if not paths:
+        raise ConfigError(f"{key}: expected at least one path, found none")
     found: dict[str, LogFile] = {}
     for path in paths:
-        matches = _list_remote(path) if is_remote(path) else _list_local(path)
+        if not path.strip():
+            raise ConfigError(f"{key}: expected a path, found {path!r}")
+        matches = _list_remote(path, key) if is_remote(path) else _list_local(path)
         if not matches:
             where = Path(path)
             if not is_remote(path) and where.is_dir():
                 raise ConfigError(f"{key}: directory {path!r} holds no files (names beginning with . or _ do not count)")
-            kind = "no file matches" if any(c in path for c in "*?[") else "no such file or directory:"
+            kind = "no file matches" if _is_pattern(path) else "no such file or directory:"
             raise ConfigError(f"{key}: {kind} {path!r}" + ("" if is_remote(path) else f" (in {Path.cwd()})"))
-        found.update({match.path: match for match in matches})
-    return tuple(found[path] for path in sorted(found))
+        for match in matches:
+            # One file may be reached by several spellings.
+            found.setdefault(match.path if is_remote(match.path) else str(Path(match.path).resolve()), match)
+    return tuple(sorted(found.values(), key=lambda file: file.path))
 
 
 def open_log(path: str) -> BinaryIO:
@@ -92,20 +99,33 @@ def _list_local(path: str) -> list[LogFile]:
     elif where.is_file():
         candidates = [where]
     else:
-        candidates = [Path(match) for match in glob.glob(path, recursive=True) if _visible(Path(match).name)]
+        # What the pattern itself spells out may be hidden, what it finds may not.
+        fixed = next(place for place, part in enumerate(where.parts) if _is_pattern(part)) if _is_pattern(path) else 0
+        candidates = [p for p in map(Path, glob.glob(path, recursive=True)) if all(_visible(part) for part in p.parts[fixed:])]
     files = [p for p in candidates if p.is_file()]
     return [LogFile(str(p), (stat := p.stat()).st_size, stat.st_mtime) for p in files]
 
 
-def _list_remote(path: str) -> list[LogFile]:
+def _is_pattern(path: str) -> bool:
+    return any(c in path for c in "*?[")
+
+
+def _list_remote(path: str, key: str) -> list[LogFile]:
+    from apache_beam.io.filesystem import BeamIOError
     from apache_beam.io.filesystems import FileSystems
 
-    pattern = path if any(c in path for c in "*?[") else path.rstrip("/") + "*"
+    pattern = path if _is_pattern(path) else path.rstrip("/") + "*"
     exact, inside = path.rstrip("/"), path.rstrip("/") + "/"
+    # A name that the path spells out may be hidden, one that it finds may not.
+    fixed = len(re.split(r"[*?\[]", path)[0].rsplit("/", 1)[0]) if _is_pattern(path) else len(exact)
     files = []
-    for result in FileSystems.match([pattern, inside + "**"]):
+    try:
+        results = FileSystems.match([pattern, inside + "**"])
+    except (ValueError, BeamIOError) as error:
+        raise ConfigError(f"{key}: {path!r} cannot be listed: {error}") from None
+    for result in results:
         for metadata in result.metadata_list:
             wanted = pattern == path or metadata.path == exact or metadata.path.startswith(inside)
-            if wanted and _visible(metadata.path.rsplit("/", 1)[-1]):
+            if wanted and all(_visible(part) for part in metadata.path[fixed:].split("/")):
                 files.append(LogFile(metadata.path, metadata.size_in_bytes, metadata.last_updated_in_seconds or 0.0))
     return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def write_logs(path: Path, num_events: int, seed: int, num_items: int, progress:
     except OSError as error:
         raise ComponentError(f"--out: cannot write {path}: {error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return written
 
 

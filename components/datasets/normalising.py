@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from components.datasets.base import LogSource
 from schemas import interaction
+from schemas.config import ConfigError
 from schemas.interaction import FEEDBACK_ROLES, MICROSECONDS_PER_SECOND
 
 Mask = npt.NDArray[np.bool_]
@@ -46,26 +47,36 @@ class Normalised:
         num_rows: Rows that went in.
         num_ignored: Rows of events the dataset leaves out.
         bad_rows: Row numbers within the block that do not parse.
-        bad_reasons: Why, for each of them.
+        bad_kinds: What is wrong with each of them, of few kinds, for counting.
+        bad_reasons: The same with the value that was found.
     """
 
     batch: pa.RecordBatch
     num_rows: int
     num_ignored: int
     bad_rows: list[int] = field(default_factory=list)
+    bad_kinds: list[str] = field(default_factory=list)
     bad_reasons: list[str] = field(default_factory=list)
 
 
-class _Problems:
-    """Collects rows that do not parse; the first reason of a row counts."""
+class Problems:
+    """Rows that do not parse, each with a kind and a reason; the first of a row counts.
 
-    def __init__(self, num_rows: int):
+    Args:
+        num_rows: Rows of the block.
+        exempt: [num_rows] rows that nothing can be wrong with, because they are left out anyway.
+    """
+
+    def __init__(self, num_rows: int, exempt: Mask | None = None):
         self.bad: Mask = np.zeros(num_rows, bool)
-        self.reasons: dict[int, str] = {}
+        self.found: dict[int, tuple[str, str]] = {}
+        self._exempt = np.zeros(num_rows, bool) if exempt is None else exempt
 
-    def add(self, mask: Mask, reason: str | Callable[[int], str]) -> None:
-        for row in np.flatnonzero(mask & ~self.bad):
-            self.reasons[int(row)] = reason if isinstance(reason, str) else reason(int(row))
+    def add(self, mask: Mask, kind: str, reason: Callable[[int], str] | None = None) -> None:
+        """Adds the rows of a mask; without `reason` the kind says all."""
+        mask = mask & ~self._exempt
+        for row in np.flatnonzero(mask & ~self.bad).tolist():
+            self.found[row] = (kind, reason(row) if reason else kind)
         self.bad |= mask
 
 
@@ -82,43 +93,47 @@ def normalise(columns: dict[str, pa.Array], source: LogSource, positions: npt.ND
     """
     mapped = source.columns
     num_rows = len(positions)
-    problems = _Problems(num_rows)
+    feedback, reward, ignored, unknown = _feedback(columns[mapped.feedback] if mapped.feedback else None, source, num_rows)
+    problems = Problems(num_rows, exempt=ignored)
+    problems.add(*unknown)
     user = _text(columns[mapped.user], "user", problems)
     item = _text(columns[mapped.item], "item", problems)
     session = _text(columns[mapped.session], "session", problems) if mapped.session else pa.nulls(num_rows, pa.string())
     time = _microseconds(columns[mapped.timestamp], source, problems)
-    feedback, reward, ignored = _feedback(columns[mapped.feedback] if mapped.feedback else None, source, num_rows, problems)
     if mapped.reward:
         reward = _number(columns[mapped.reward], mapped.reward, problems)
     propensity = pa.nulls(num_rows, pa.float32())
     if mapped.propensity:
         values = _number(columns[mapped.propensity], mapped.propensity, problems)
-        problems.add(~((values > 0) & (values <= 1)), lambda row: f"propensity {values[row]:g} is not in (0, 1]")
+        words = "is not in (0, 1]"
+        problems.add(~((values > 0) & (values <= 1)), f"propensity {words}", lambda row: f"propensity {values[row]:g} {words}")
         propensity = pa.array(values)
     arrays = [user, session, item, pa.array(time), pa.array(feedback), pa.array(reward), propensity, pa.array(positions)]
     batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-    ignored &= ~problems.bad
     dropped = problems.bad | ignored
     if dropped.any():
         batch = batch.filter(pa.array(~dropped))
-    rows = sorted(problems.reasons)
-    return Normalised(batch, num_rows, int(ignored.sum()), rows, [problems.reasons[row] for row in rows])
+    rows = sorted(problems.found)
+    kinds, reasons = [problems.found[row][0] for row in rows], [problems.found[row][1] for row in rows]
+    return Normalised(batch, num_rows, int(ignored.sum()), rows, kinds, reasons)
 
 
-def _text(column: pa.Array, name: str, problems: _Problems) -> pa.StringArray:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+_EXACT_FLOAT = 1 << 53
+"""Whole numbers up to here are themselves as floats; beyond, neighbours share one."""
+
+
+def _text(column: pa.Array, name: str, problems: Problems) -> pa.StringArray:
+    """Ids as text; whole numbers in a column of floats (the tools' way to have gaps) as whole numbers."""
+    column = plain(column)
     if pa.types.is_floating(column.type):
-        # 123.0 is how a whole number with gaps comes out of many tools; anything finer is no id.
-        rounded = pc.round(column)
-        if pc.all(pc.equal(rounded, column)).as_py() is not False:
-            column = rounded.cast(pa.int64(), safe=False)
-    try:
-        text = column.cast(pa.string())
-    except pa.ArrowInvalid:
-        valid = [_is_utf8(value) for value in column.cast(pa.binary()).to_pylist()]
-        problems.add(~np.array(valid), f"{name} is not UTF-8")
-        text = pa.array([v if ok else None for v, ok in zip(column.to_pylist(), valid, strict=True)], pa.binary()).cast(pa.string())
+        values = pc.fill_null(column, np.nan).to_numpy(zero_copy_only=False).astype(np.float64)
+        inexact = np.abs(values) > _EXACT_FLOAT
+        problems.add(inexact, f"{name} is a number too large to be exact", lambda row: f"{name} {values[row]:g} is too large to be exact")
+        text = _numbers_as_text(values, inexact)
+    elif pa.types.is_nested(column.type):
+        raise ConfigError(f"{name}: the column holds {column.type}, expected text or whole numbers")
+    else:
+        text = _cast_text(column, name, problems)
     lengths = pc.fill_null(pc.binary_length(text), 0)
     if len(text) and pc.min(lengths).as_py() == 0:
         problems.add(lengths.to_numpy(zero_copy_only=False) == 0, f"{name} is empty")
@@ -129,6 +144,30 @@ def _text(column: pa.Array, name: str, problems: _Problems) -> pa.StringArray:
     return text
 
 
+def _numbers_as_text(values: npt.NDArray[np.float64], excluded: Mask) -> pa.StringArray:
+    whole = np.isfinite(values) & ~excluded & (np.floor(values) == values)
+    as_whole = pa.array(np.where(whole, values, 0.0).astype(np.int64)).cast(pa.string())
+    as_float = pa.array(values, mask=~np.isfinite(values)).cast(pa.string())
+    return pc.if_else(pa.array(whole), as_whole, as_float)
+
+
+def _cast_text(column: pa.Array, name: str, problems: Problems) -> pa.StringArray:
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowNotImplementedError:  # decimals
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    except pa.ArrowInvalid:
+        values = column.cast(pa.binary()).to_pylist()
+        valid = [_is_utf8(value) for value in values]
+        problems.add(~np.array(valid), f"{name} is not UTF-8")
+        return pa.array([value if ok else None for value, ok in zip(values, valid, strict=True)], pa.binary()).cast(pa.string())
+
+
+def plain(column: pa.Array) -> pa.Array:
+    """A column without dictionary encoding."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
 def _is_utf8(value: bytes | None) -> bool:
     try:
         (value or b"").decode()
@@ -137,14 +176,18 @@ def _is_utf8(value: bytes | None) -> bool:
     return True
 
 
-def _microseconds(column: pa.Array, source: LogSource, problems: _Problems) -> npt.NDArray[np.int64]:
+def _microseconds(column: pa.Array, source: LogSource, problems: Problems) -> npt.NDArray[np.int64]:
     unit = source.timestamp_unit
+    column = plain(column)
+    if pa.types.is_decimal(column.type):
+        column = _cast_text(column, "timestamp", problems)
     kind = column.type
     if pa.types.is_timestamp(kind):
         values = pc.fill_null(column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64()), -1)
         time: npt.NDArray[np.int64] = values.to_numpy(zero_copy_only=False)
     elif pa.types.is_integer(kind):
-        raw = pc.fill_null(column, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        # Beyond int64 there is no time either.
+        raw = pc.fill_null(column.cast(pa.int64(), safe=False), -1).to_numpy(zero_copy_only=False)
         # Out of range stays out of range instead of wrapping round.
         limit = LATEST // _FACTORS[unit] if unit in _FACTORS else -1
         time = np.where((raw >= 0) & (raw <= limit), raw, -1) * _FACTORS.get(unit, 1)
@@ -156,7 +199,8 @@ def _microseconds(column: pa.Array, source: LogSource, problems: _Problems) -> n
         time = _parsed_microseconds(_as_binary(column), _FACTORS[unit])
     wrong = (time < 0) | (time > LATEST)
     if wrong.any():
-        problems.add(wrong, lambda row: f"timestamp {_shown(column[row])} is not a time from 1970 to 2200 in {unit}")
+        words = f"is not a time from 1970 to 2200 in {unit}"
+        problems.add(wrong, f"timestamp {words}", lambda row: f"timestamp {_shown(column[row])} {words}")
     return time
 
 
@@ -171,7 +215,7 @@ def _parsed_microseconds(column: pa.BinaryArray, factor: int) -> npt.NDArray[np.
     whole = pc.fill_null(pc.match_substring_regex(column, _INTEGER), False)
     result = np.full(len(column), -1, np.int64)
     mask = whole.to_numpy(zero_copy_only=False)
-    integers = pc.utf8_trim_whitespace(column.filter(whole).cast(pa.string())).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    integers = _unsigned(column.filter(whole)).cast(pa.int64()).to_numpy(zero_copy_only=False)
     limit = LATEST // factor
     result[mask] = np.where((integers >= 0) & (integers <= limit), integers, -1) * factor
     if not mask.all():
@@ -200,7 +244,7 @@ def _iso_one(value: bytes | None) -> int:
     return (delta.days * 86_400 + delta.seconds) * MICROSECONDS_PER_SECOND + delta.microseconds
 
 
-def _number(column: pa.Array, name: str, problems: _Problems) -> npt.NDArray[np.float32]:
+def _number(column: pa.Array, name: str, problems: Problems) -> npt.NDArray[np.float32]:
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
         values = pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
     else:
@@ -208,27 +252,33 @@ def _number(column: pa.Array, name: str, problems: _Problems) -> npt.NDArray[np.
     with np.errstate(over="ignore"):
         result: npt.NDArray[np.float32] = values.astype(np.float32)
     if not np.isfinite(result).all():
-        problems.add(~np.isfinite(result), lambda row: f"{name} {_shown(column[row])} is not a finite number")
+        words = "is not a finite number"
+        problems.add(~np.isfinite(result), f"{name} {words}", lambda row: f"{name} {_shown(column[row])} {words}")
     return result
 
 
 def _parsed_numbers(column: pa.BinaryArray) -> npt.NDArray[np.float64]:
     numeric = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)
     result = np.full(len(column), np.nan)
-    trimmed = pc.utf8_trim_whitespace(column.filter(numeric).cast(pa.string()))
-    result[numeric.to_numpy(zero_copy_only=False)] = trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    result[numeric.to_numpy(zero_copy_only=False)] = _unsigned(column.filter(numeric)).cast(pa.float64()).to_numpy(zero_copy_only=False)
     return result
 
 
+def _unsigned(column: pa.BinaryArray) -> pa.StringArray:
+    """Numbers without space around them and without a plus sign, which Arrow's cast does not know."""
+    return pc.replace_substring_regex(pc.utf8_trim_whitespace(column.cast(pa.string())), r"^\+", "")
+
+
 def _feedback(
-    column: pa.Array | None, source: LogSource, num_rows: int, problems: _Problems
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], Mask]:
-    """Role and reward of each row, and which rows are of events to leave out."""
+    column: pa.Array | None, source: LogSource, num_rows: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], Mask, tuple[Mask, str, Callable[[int], str]]]:
+    """Role and reward of each row, which rows are of events to leave out, and the rows of unknown events as a problem."""
     if column is None:
         (rule,) = source.feedback.values()
         role = np.full(num_rows, FEEDBACK_ROLES.index(rule.role), np.int8)
-        return role, np.full(num_rows, rule.reward, np.float32), np.zeros(num_rows, bool)
-    encoded = _as_binary(column).dictionary_encode()
+        none = np.zeros(num_rows, bool)
+        return role, np.full(num_rows, rule.reward, np.float32), none, (none, "", str)
+    encoded = _event_names(plain(column)).dictionary_encode()
     names = [_decoded(value) for value in encoded.dictionary.to_pylist()] + [""]
     codes = pc.fill_null(encoded.indices, len(names) - 1).to_numpy(zero_copy_only=False)
     rules = [source.feedback.get(name) for name in names]
@@ -236,10 +286,17 @@ def _feedback(
     reward_of = np.array([rule.reward if rule else 0.0 for rule in rules], np.float32)
     is_ignored = np.array([name in source.ignored_feedback for name in names])
     unknown = np.array([rule is None for rule in rules]) & ~is_ignored
-    if unknown[codes].any():
-        known = ", ".join([*source.feedback, *source.ignored_feedback])
-        problems.add(unknown[codes], lambda row: f"unknown event {names[codes[row]]!r}; known: {known}")
-    return role_of[codes], reward_of[codes], is_ignored[codes]
+    known = ", ".join([*source.feedback, *source.ignored_feedback])
+    problem = (unknown[codes], "unknown event", lambda row: f"unknown event {names[codes[row]]!r}; known: {known}")
+    return role_of[codes], reward_of[codes], is_ignored[codes], problem
+
+
+def _event_names(column: pa.Array) -> pa.BinaryArray:
+    """Names of events; a rating of 4.0 is the event 4."""
+    if pa.types.is_floating(column.type):
+        values = pc.fill_null(column, np.nan).to_numpy(zero_copy_only=False).astype(np.float64)
+        return _numbers_as_text(values, np.abs(values) > _EXACT_FLOAT).cast(pa.binary())
+    return _as_binary(column)
 
 
 def _decoded(value: bytes | None) -> str:
@@ -247,10 +304,11 @@ def _decoded(value: bytes | None) -> str:
 
 
 def _as_binary(column: pa.Array) -> pa.BinaryArray:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+    column = plain(column)
     if pa.types.is_binary(column.type):
         return column
+    if pa.types.is_nested(column.type):
+        raise ConfigError(f"a mapped column holds {column.type}, expected text or numbers")
     return column.cast(pa.string()).cast(pa.binary())
 
 

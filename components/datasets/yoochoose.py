@@ -21,6 +21,7 @@ class YoochooseConfig(DatasetConfig):
         columns = Columns(user="session", session="session", item="item", timestamp="timestamp")
         clicks = LogSource(
             paths=as_paths(self.clicks),
+            key="trajectory_gen.dataset.clicks",
             format="delimited",
             text=TextFormat(header=False, column_names=("session", "timestamp", "item", "category")),
             columns=columns,
@@ -29,6 +30,7 @@ class YoochooseConfig(DatasetConfig):
         )
         buys = LogSource(
             paths=as_paths(self.buys),
+            key="trajectory_gen.dataset.buys",
             format="delimited",
             text=TextFormat(header=False, column_names=("session", "timestamp", "item", "price", "quantity")),
             columns=columns,

@@ -1,9 +1,12 @@
 """Declaration of trainer."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from components.artifacts import ArtifactError, open_artifact
 from components.base import Component, Port, Properties
 from components.trainer.config import TrainerConfig
+from schemas.config import ConfigError
 
 
 def _describe(outputs: Mapping[str, Properties]) -> str:
@@ -12,6 +15,15 @@ def _describe(outputs: Mapping[str, Properties]) -> str:
         f"{outputs['model']['algorithm']['name']}, {run['epochs']} epochs ({run['stopped']}), best {run['metric']} {run['best']:.4f}, "
         f"{run['median_transitions_per_second']:,.0f} transitions/s"
     )
+
+
+def _model_to_start_from(config: TrainerConfig) -> Mapping[str, Any]:
+    if config.warm_start_from in (None, "latest_blessed"):
+        return {}
+    try:
+        return {"warm_start_from": open_artifact(str(config.warm_start_from)).digest}
+    except ArtifactError as error:
+        raise ConfigError(f"trainer.warm_start_from: {error}") from None
 
 
 TRAINER = Component(
@@ -28,5 +40,6 @@ TRAINER = Component(
         "model": Port("Model", "Configuration, weights and vocabulary."),
         "model_run": Port("ModelRun", "Training curves and TensorBoard logs."),
     },
+    external_state=_model_to_start_from,
     describe=_describe,
 )

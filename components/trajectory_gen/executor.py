@@ -1,5 +1,6 @@
 """Work of trajectory_gen: one Beam pipeline from log files to TFRecord shards, and the books that must balance."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -131,7 +132,7 @@ def _rare_items(sessions: beam.PCollection, boundaries: Any, config: TrajectoryG
         return None
     return beam.pvalue.AsSingleton(
         sessions
-        | "CountAllItems" >> beam.ParDo(stages.CountItems(config, train_only=False), boundaries)
+        | "CountAllItems" >> beam.ParDo(stages.CountItems(config, train_only=False), boundaries, None)
         | "MergeAllCounts" >> beam.CombineGlobally(MergeCounts())
         | "FindRareItems" >> beam.Map(_rarer_than, config.min_item_events)
     )
@@ -153,18 +154,20 @@ def _write_quarantine(read: Any, plan: _Plan) -> None:
     )
 
 
-def _numbered(bad: BadRow, lines: Mapping[tuple[str, int], int]) -> tuple[str, tuple[int, str, str]]:
+def _numbered(bad: BadRow, lines: Mapping[tuple[str, int], int]) -> tuple[str, tuple[int, str, str, str]]:
     before = sum(count for (path, start), count in lines.items() if path == bad.path and start < bad.start)
-    return bad.path, (before + bad.line + 1, bad.reason, bad.text)
+    return bad.path, (before + bad.line + 1, bad.kind, bad.reason, bad.text)
 
 
 def _write_bad_rows(element: tuple[str, Any], folder: str) -> None:
     path, rows = element
     Path(folder).mkdir(parents=True, exist_ok=True)
-    name = path.replace("/", "_").replace(":", "_")[-200:]
+    # Joined in order of the names, so the readable part comes first; the digest keeps a/b and a_b apart.
+    name = f"{path.replace('/', '_').replace(':', '_')[-150:]}-{hashlib.sha256(path.encode()).hexdigest()[:16]}"
     with (Path(folder) / f"{name}.jsonl").open("w", encoding="utf-8") as stream:
-        for line, reason, text in sorted(rows):
-            stream.write(json.dumps({"file": path, "line": line, "reason": reason, "row": text}, ensure_ascii=False) + "\n")
+        for line, kind, reason, text in sorted(rows):
+            row = {"file": path, "line": line, "kind": kind, "reason": reason, "row": text}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _write_result(value: Any, path: str) -> None:
@@ -245,7 +248,7 @@ def _collect_quarantine(parts: Path, folder: Path, ledger: Ledger) -> dict[str, 
                 for line in stream:
                     out.write(line)
                     row = json.loads(line)
-                    kind = row["reason"].split("'")[0].strip()
+                    kind = row["kind"]
                     if kind not in reasons and len(samples) < _MAX_SAMPLES:
                         samples.append(row)
                     reasons[kind] = reasons.get(kind, 0) + 1

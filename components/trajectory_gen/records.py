@@ -100,12 +100,15 @@ def write_records(
         if len(sessions.lengths):
             records = cut_records(sessions.lengths, config.max_length, config.context_length)
             columns = _step_columns(sessions, item_ids, config)
+            is_terminal = records.is_terminal
+            if sessions.is_cut is not None:
+                is_terminal = is_terminal & ~sessions.is_cut[records.session]
             ids = session_ids(sessions)
             users = sessions.rows.column(interaction.USER).take(pa.array(sessions.starts)).combine_chunks()
             # Readers shuffle within a buffer; this order mixes users over the whole shard beforehand.
             order = np.argsort(stable_hash(ids)[records.session], kind="stable")
             parts = [order[start : start + _RECORDS_PER_BATCH] for start in range(0, len(order), _RECORDS_PER_BATCH)]
-            for encoded in _ahead(lambda chosen: _encode(_record_batch(columns, records, chosen, users, ids)), parts):
+            for encoded in _ahead(lambda chosen: _encode(_record_batch(columns, records, is_terminal, chosen, users, ids)), parts):
                 for example in encoded:
                     writer.write(example)
             summary = _summary(sessions, records, item_ids, unknown_id)
@@ -152,7 +155,12 @@ def _step_columns(sessions: Sessions, item_ids: npt.NDArray[np.int64], config: T
 
 
 def _record_batch(
-    columns: dict[str, npt.NDArray[np.generic]], records: Records, chosen: npt.NDArray[np.int64], users: pa.Array, ids: pa.Array
+    columns: dict[str, npt.NDArray[np.generic]],
+    records: Records,
+    is_terminal: npt.NDArray[np.bool_],
+    chosen: npt.NDArray[np.int64],
+    users: pa.Array,
+    ids: pa.Array,
 ) -> pa.RecordBatch:
     """Arrow batch of list columns, one row a record, as the encoder takes it."""
     lengths = records.length[chosen]
@@ -165,7 +173,7 @@ def _record_batch(
         trajectory.USER_ID: users.take(session).cast(pa.binary()),
         trajectory.SESSION_ID: ids.take(session).cast(pa.binary()),
         trajectory.NUM_CONTEXT: pa.array(records.num_context[chosen]),
-        trajectory.IS_TERMINAL: pa.array(records.is_terminal[chosen].astype(np.int64)),
+        trajectory.IS_TERMINAL: pa.array(is_terminal[chosen].astype(np.int64)),
     }.items():
         arrays[name] = pa.LargeListArray.from_arrays(single, values)
     return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))

@@ -25,12 +25,14 @@ class Sessions:
     """Rows of whole sessions, one after the other, in order.
 
     Attributes:
-        rows: Table with the columns of an interaction, `item` as a dictionary.
+        rows: Table with the columns of an interaction, `item` as a dictionary, `session` the name of the session.
         lengths: [S] events of each session.
+        is_cut: [S] True where events of the session were taken off its end, None where of no session.
     """
 
     rows: pa.Table
     lengths: Ints
+    is_cut: Mask | None = None
 
     @property
     def starts(self) -> Ints:
@@ -54,7 +56,8 @@ class Sessions:
             return self
         session = np.repeat(np.arange(len(self.lengths)), self.lengths)
         lengths = np.bincount(session[kept], minlength=len(self.lengths))
-        return Sessions(self.rows.filter(pa.array(kept)), lengths[lengths > 0].astype(np.int64))
+        is_cut = None if self.is_cut is None else self.is_cut[lengths > 0]
+        return Sessions(self.rows.filter(pa.array(kept)), lengths[lengths > 0].astype(np.int64), is_cut)
 
     def keep_sessions(self, kept: Mask) -> "Sessions":
         """Only the sessions of a mask [S]."""
@@ -86,18 +89,41 @@ def build_sessions(table: pa.Table, config: TrajectoryGenConfig) -> Sessions:
     if config.session_gap_seconds is not None:
         begins[1:] |= np.diff(time) > config.session_gap_seconds * MICROSECONDS_PER_SECOND
     starts = np.flatnonzero(begins)
-    lengths = np.diff(starts, append=len(order))
-    return Sessions(_with_dictionary(table.take(pa.array(order))), lengths.astype(np.int64))
+    lengths = np.diff(starts, append=len(order)).astype(np.int64)
+    rows = _with_dictionary(table.take(pa.array(order)).combine_chunks())
+    return Sessions(_named(rows, starts, lengths), lengths)
 
 
 def no_sessions() -> Sessions:
     """No sessions, with all columns."""
-    return Sessions(_with_dictionary(SCHEMA.empty_table()), np.zeros(0, np.int64))
+    none = np.zeros(0, np.int64)
+    return Sessions(_named(_with_dictionary(SCHEMA.empty_table()), none, none), none)
 
 
 def _with_dictionary(table: pa.Table) -> pa.Table:
     index = table.schema.get_field_index(interaction.ITEM)
     return table.set_column(index, interaction.ITEM, table.column(interaction.ITEM).combine_chunks().dictionary_encode())
+
+
+def _named(rows: pa.Table, starts: Ints, lengths: Ints) -> pa.Table:
+    """Rows with the session's name: the log's own, or the user and the second it begins, `user@1735689600`.
+
+    Where a pause cut a session of the log in two, the parts are told apart by user and beginning as well, `own/user@1735689600`.
+    """
+    at = pa.array(starts)
+    users = rows.column(interaction.USER).take(at).combine_chunks()
+    own = rows.column(interaction.SESSION).take(at).combine_chunks()
+    seconds = pa.array(rows.column(interaction.TIME).to_numpy()[starts] // MICROSECONDS_PER_SECOND).cast(pa.string())
+    names = made = pc.binary_join_element_wise(users, seconds, "@")
+    if own.null_count < len(own):
+        own = pc.coalesce(own, made)
+        # All sessions of a user are in one part, so this does not depend on how the users are divided.
+        pair = pc.binary_join_element_wise(users, own, "\0").dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        repeated = pa.array(np.bincount(pair)[pair] > 1)
+        names = pc.if_else(repeated, pc.binary_join_element_wise(own, made, "/"), own)
+    index = pa.array(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths))
+    place = rows.schema.get_field_index(interaction.SESSION)
+    return rows.set_column(place, interaction.SESSION, pa.DictionaryArray.from_arrays(index, names))
 
 
 def _rank(column: pa.ChunkedArray) -> Ints:
@@ -126,21 +152,9 @@ def _stable_order(major: Ints, minor: Ints) -> Ints:
 
 
 def session_ids(sessions: Sessions) -> pa.StringArray:
-    """[S] id of each session: the log's own, or the user and the second it begins, `user@1735689600`.
-
-    The log's own id is joined with the user and the beginning as well where a pause cut it in two.
-    """
-    starts = pa.array(sessions.starts)
-    users = sessions.rows.column(interaction.USER).take(starts).combine_chunks()
-    own = sessions.rows.column(interaction.SESSION).take(starts).combine_chunks()
-    seconds = pa.array(sessions.start_times() // MICROSECONDS_PER_SECOND).cast(pa.string())
-    made = pc.binary_join_element_wise(users, seconds, "@")
-    if own.null_count == len(own):
-        return made
-    own = pc.coalesce(own, made)
-    encoded = own.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    repeated = pa.array(np.bincount(encoded)[encoded] > 1)
-    return pc.if_else(repeated, pc.binary_join_element_wise(own, made, "/"), own)
+    """[S] name of each session."""
+    names = sessions.rows.column(interaction.SESSION).take(pa.array(sessions.starts)).combine_chunks()
+    return names.dictionary_decode()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Elements are ranges, block references and small summaries; rows stay inside Arro
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,15 @@ class BadRow:
         path: File.
         start: First byte of the range it was read in.
         line: Line within the range, from 0.
-        reason: Why it does not parse.
+        kind: What is wrong, of few kinds, for counting.
+        reason: The same with the value that was found.
         text: What stands there, cut short.
     """
 
     path: str
     start: int
     line: int
+    kind: str
     reason: str
     text: str
 
@@ -102,8 +104,8 @@ class ReadAndPartition(beam.DoFn):
             for block in read_range(part):
                 result = block.normalised
                 yield from store_blocks(split_by_user(result.batch, self._num_partitions), self._spill)
-                for line, reason, text in zip(block.bad_lines, result.bad_reasons, block.bad_texts, strict=True):
-                    yield beam.pvalue.TaggedOutput(self.BAD, BadRow(part.path, part.start, lines + line, reason, text))
+                for line, *what in zip(block.bad_lines, result.bad_kinds, result.bad_reasons, block.bad_texts, strict=True):
+                    yield beam.pvalue.TaggedOutput(self.BAD, BadRow(part.path, part.start, lines + line, *what))
                 counts = {ROWS_READ: result.num_rows, QUARANTINED: len(result.bad_rows), IGNORED: result.num_ignored}
                 yield beam.pvalue.TaggedOutput(self.LEDGER, counts)
                 lines += block.num_lines
@@ -187,9 +189,7 @@ class CountItems(beam.DoFn):
         self._config = config
         self._train_only = train_only
 
-    def process(
-        self, element: tuple[int, BlockRef | None], boundaries: tuple[int, int], rare: pa.Array | None = None
-    ) -> Iterator[pa.Table]:
+    def process(self, element: tuple[int, BlockRef | None], boundaries: tuple[int, int], rare: pa.Array | None) -> Iterator[pa.Table]:
         _, ref = element
         if ref is None:
             return
@@ -291,8 +291,10 @@ def divide(
         inside = sessions.column(interaction.TIME) < np.repeat(ends, sessions.lengths)
         if not inside.all():
             ledger[CROSSING] = int((~inside).sum())
-            sessions = sessions.keep_rows(inside)
-            long_enough = sessions.lengths >= config.min_session_events
+            is_cut = np.add.reduceat(~inside, sessions.starts) > 0
+            sessions = replace(sessions, is_cut=is_cut).keep_rows(inside)
+            # Only what was cut just now can have become too short: dropping rare items does not count, as in published recipes.
+            long_enough = (sessions.lengths >= config.min_session_events) | ~is_cut
             ledger[SHORT] = int(sessions.lengths[~long_enough].sum())
             sessions, part = sessions.keep_sessions(long_enough), part[long_enough]
     return {name: sessions.keep_sessions(part == number) for number, name in enumerate(SPLITS)}, ledger

@@ -305,6 +305,8 @@ class SessionShop:
         made, chunk = 0, 0
         while made < num_events:
             events, ends = self._simulate_chunk(chunk, seed, users_per_chunk)
+            if not len(ends):
+                raise ValueError(f"none of {users_per_chunk} simulated users clicks anything; raise click_start or click_bait")
             wanted = num_events - made
             cut = int(ends[min(int(np.searchsorted(ends, wanted)), len(ends) - 1)]) if len(ends) else 0
             if cut:
@@ -327,7 +329,7 @@ class SessionShop:
             kept = outcome != IGNORED
             recorded.append((alive[kept], item[kept], clock[alive[kept]], outcome[kept] == BOUGHT, density[kept]))
             alive, state = alive[~left], next_state[~left]
-        session = np.concatenate([r[0] for r in recorded])
+        session = np.concatenate([r[0] for r in recorded]) if recorded else alive
         order = np.argsort(session, kind="stable")
         session = session[order]
         ends = np.flatnonzero(np.diff(session, append=-1)) + 1

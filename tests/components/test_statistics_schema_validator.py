@@ -183,9 +183,6 @@ def test_records_that_the_ledger_does_not_know_are_an_error(steps: Steps) -> Non
         steps.statistics(examples)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="TFDV draws whole batches of records with the unseeded global random, all or nothing in a small split"
-)
 def test_a_sample_is_a_share_of_the_records_and_the_same_each_time(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = write_examples(steps.folder / "sampled")
     seen = []

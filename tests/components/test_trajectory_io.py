@@ -176,9 +176,6 @@ def test_seed_and_epoch_decide_the_order(files: list[str]) -> None:
     assert len({str(order(*pair)) for pair in ((1, 0), (1, 1), (2, 0), (2, 1))}) == 4
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Dataset.shuffle mixes its seed with TensorFlow's global one; only the stateless draws are independent"
-)
 def test_the_order_does_not_depend_on_tensorflows_global_seed(files: list[str]) -> None:
     orders = []
     for seed in (1, 2):
@@ -187,7 +184,6 @@ def test_the_order_does_not_depend_on_tensorflows_global_seed(files: list[str]) 
     assert orders[0] == orders[1]
 
 
-@pytest.mark.xfail(strict=True, reason="Dataset.shuffle reshuffles on each iteration unless told not to")
 def test_one_pass_iterated_twice_has_one_order(files: list[str]) -> None:
     batches = trajectory_io.epoch_batches(files, 5, 0, 0)
     assert numbers(batches) == numbers(batches)

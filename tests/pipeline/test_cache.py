@@ -142,7 +142,6 @@ def test_modules_that_import_each_other_have_a_digest(sources: Callable[..., Non
     assert len(key()) == 64
 
 
-@pytest.mark.xfail(strict=True, reason="imports with dots in front are passed over")
 def test_a_relative_import_counts(sources: Callable[..., None]) -> None:
     sources({"components/step/executor": "from . import helper\n", "components/step/helper": "X = 1\n"})
     before = key()
@@ -189,7 +188,6 @@ def test_how_beam_runs_is_part_of_no_key() -> None:
         assert "beam" not in component.config.model_fields
 
 
-@pytest.mark.xfail(strict=True, reason="schema_gen states no external_state: an edited schema file is not noticed")
 def test_the_key_of_the_schema_changes_when_the_curated_file_does(tmp_path: Path) -> None:
     path = tmp_path / "own.pbtxt"
     path.write_text('feature { name: "item_id" }')
@@ -200,7 +198,6 @@ def test_the_key_of_the_schema_changes_when_the_curated_file_does(tmp_path: Path
     assert cache_key(component, config, {}) != before
 
 
-@pytest.mark.xfail(strict=True, reason="only Python sources are digested; schema_gen reads schemas/trajectory.pbtxt")
 def test_the_key_of_the_schema_changes_when_the_committed_one_does(
     tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +212,6 @@ def test_the_key_of_the_schema_changes_when_the_committed_one_does(
     assert cache_key(component, component.config(), {}) != before
 
 
-@pytest.mark.xfail(strict=True, reason="trainer states no external_state: another model in the folder to start from is not noticed")
 def test_the_key_of_the_trainer_changes_with_the_model_it_starts_from(tmp_path: Path) -> None:
     def manifest(digest: str) -> Any:
         return f'{{"type": "Model", "digest": "{digest}", "properties": {{}}, "files": {{}}}}'

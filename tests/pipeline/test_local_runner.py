@@ -350,7 +350,6 @@ def test_an_error_that_nobody_foresaw_is_a_failed_step_with_its_traceback(world:
 
 
 @pytest.mark.parametrize("kind", [ZeroDivisionError, ConfigError])
-@pytest.mark.xfail(strict=True, reason="only the same key clears it away; correcting the code or the configuration changes the key")
 def test_an_attempt_that_crashed_leaves_nothing_behind_in_the_store(world: World, kind: type[Exception]) -> None:
     def crash(*_: Any) -> None:
         raise kind("a large folder stays")

@@ -272,9 +272,6 @@ OWN = [f"u{n % 12},{'abcd'[n % 4]},{10_000 * (n % 12) + n},click,s{n % 2}" for n
 
 
 @pytest.mark.parametrize("by", ["time", "session"])
-@pytest.mark.xfail(
-    strict=True, reason="a session name is qualified with the user if it repeats within one partition, so it depends on the partitions"
-)
 def test_the_logs_own_sessions_get_the_same_names_in_any_number_of_shards(
     folder: Path, drive: Drive, module_config: Config, by: Any
 ) -> None:
@@ -284,9 +281,6 @@ def test_the_logs_own_sessions_get_the_same_names_in_any_number_of_shards(
     assert drive(config, fresh(folder), num_shards=1).sorted() == drive(config, fresh(folder), num_shards=4).sorted()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="every record that holds a session's last kept event is terminal, also where the split's end cut the session"
-)
 def test_a_session_that_its_splits_end_cuts_off_is_not_terminal(folder: Path, drive: Drive, module_config: Config) -> None:
     # u goes on after train has ended: what follows is unknown, not nothing.
     lines = ["t,a,50,click", "t,a,51,click", "u,a,100,click", "u,b,100,click", "u,c,101,click", "v,a,200,click", "v,a,200,click"]

@@ -315,7 +315,6 @@ class Endless(Exception):
     """Too many chunks were simulated."""
 
 
-@pytest.mark.xfail(strict=True, raises=Endless, reason="a chunk without events is followed by another, for ever")
 def test_a_shop_in_which_nobody_clicks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     simulate = SessionShop._simulate_chunk
 
