@@ -10,6 +10,7 @@ REQUIREMENTS = [
     "apache-beam==2.72.0",
     # tfx-bsl imports dill, which Beam no longer brings along.
     "dill>=0.4",
+    "google-crc32c>=1.5",
     "jinja2>=3.1",
     "numpy>=1.26,<2",
     # The release that tfx-bsl and TFDV are built against.

@@ -230,10 +230,8 @@ def main() -> None:
     )
     print("| way | seconds | events/s | peak memory | against ours |\n|---|---|---|---|---|")
     for way, result in best.items():
-        ratio = result["seconds"] / best["ours"]["seconds"]
-        print(
-            f"| {way} | {result['seconds']:.1f} | {arguments.events / result['seconds']:,.0f} | {result['peak_bytes'] / 2**30:.2f} GiB | {ratio:.2f}x |"
-        )
+        rate, ratio = arguments.events / result["seconds"], result["seconds"] / best["ours"]["seconds"]
+        print(f"| {way} | {result['seconds']:.1f} | {rate:,.0f} | {result['peak_bytes'] / 2**30:.2f} GiB | {ratio:.2f}x |")
     print("\nfloor: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in best["floor"]["parts"].items()))
     if arguments.memory:
         print("\n| events | seconds | events/s | peak memory |\n|---|---|---|---|")

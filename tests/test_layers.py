@@ -23,7 +23,7 @@ OUTSIDE = {
     "light components": {"pydantic"},
     "components": {
         *("numpy", "pydantic", "tensorflow", "tf_keras", "tensorflow_recommenders", "tensorflow_metadata", "google", "tensorflow_serving"),
-        *("apache_beam", "pyarrow", "tensorflow_data_validation", "tfx_bsl"),
+        *("apache_beam", "google_crc32c", "pyarrow", "tensorflow_data_validation", "tfx_bsl"),
     },
     "pipeline": {"pydantic", "pydantic_core", "yaml", "typer", "rich", "jinja2"},
 }

@@ -1,31 +1,24 @@
-"""Trajectory records as gzip TFRecords: Arrow columns encoded to tf.Example in C++, written by TensorFlow."""
+"""Trajectory records as gzip TFRecords, and what was written."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import tensorflow as tf
-from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
 
 from components.trajectory_gen.config import TrajectoryGenConfig
+from components.trajectory_gen.encoding import RecordFile, Values, encode, float_values, int64_values, text_values
 from components.trajectory_gen.sessions import Records, Sessions, cut_records, session_ids
 from components.trajectory_gen.shuffle import stable_hash
 from schemas import interaction, trajectory
 from schemas.interaction import FEEDBACK_ROLES, MICROSECONDS_PER_SECOND
 from schemas.reward import discounted_returns
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 _RECORDS_PER_BATCH = 16_384
-_OPTIONS = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
-"""Level 1 is three times as fast as the default here and makes files a tenth larger."""
+_COMPRESSION_LEVEL = 1
+"""Three times as fast as the usual 6, and files a tenth larger."""
 
 
 @dataclass
@@ -96,87 +89,59 @@ def write_records(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     summary = SplitSummary()
-    with tf.io.TFRecordWriter(str(temporary), _OPTIONS) as writer:
+    with RecordFile(temporary, _COMPRESSION_LEVEL) as file:
         if len(sessions.lengths):
             records = cut_records(sessions.lengths, config.max_length, config.context_length)
-            columns = _step_columns(sessions, item_ids, config)
-            is_terminal = records.is_terminal
-            if sessions.is_cut is not None:
-                is_terminal = is_terminal & ~sessions.is_cut[records.session]
             ids = session_ids(sessions)
-            users = sessions.rows.column(interaction.USER).take(pa.array(sessions.starts)).combine_chunks()
             # Readers shuffle within a buffer; this order mixes users over the whole shard beforehand.
             order = np.argsort(stable_hash(ids)[records.session], kind="stable")
-            parts = [order[start : start + _RECORDS_PER_BATCH] for start in range(0, len(order), _RECORDS_PER_BATCH)]
-            for encoded in _ahead(lambda chosen: _encode(_record_batch(columns, records, is_terminal, chosen, users, ids)), parts):
-                for example in encoded:
-                    writer.write(example)
+            features = _Features(sessions, records, ids, item_ids, config)
+            for start in range(0, len(order), _RECORDS_PER_BATCH):
+                file.write(encode(features.of(order[start : start + _RECORDS_PER_BATCH])))
             summary = _summary(sessions, records, item_ids, unknown_id)
     os.replace(temporary, path)
     return summary
 
 
-def _encode(batch: pa.RecordBatch) -> list[bytes]:
-    """Serialized tf.Examples of a batch, the same bytes for the same values.
+class _Features:
+    """Features of any of the records of some sessions."""
 
-    The encoder writes the features of each record in an order of chance. Serializing them again in order of their names costs
-    nearly as much as the encoding, and makes digests, caches and comparisons of runs mean something.
-    """
-    encoded = RecordBatchToExamplesEncoder().encode(batch)
-    return [tf.train.Example.FromString(record).SerializeToString(deterministic=True) for record in encoded]
+    def __init__(
+        self, sessions: Sessions, records: Records, ids: pa.StringArray, item_ids: npt.NDArray[np.int64], config: TrajectoryGenConfig
+    ):
+        self._records = records
+        self._ids = ids
+        self._users = sessions.rows.column(interaction.USER).take(pa.array(sessions.starts)).combine_chunks()
+        self._is_terminal = records.is_terminal
+        if sessions.is_cut is not None:
+            self._is_terminal = records.is_terminal & ~sessions.is_cut[records.session]
+        reward = sessions.column(interaction.REWARD).astype(np.float32)
+        self._integers = {
+            trajectory.ITEM_ID: item_ids,
+            trajectory.FEEDBACK: sessions.column(interaction.FEEDBACK).astype(np.int64),
+            trajectory.TIMESTAMP: sessions.column(interaction.TIME).astype(np.int64) // MICROSECONDS_PER_SECOND,
+        }
+        self._floats = {
+            trajectory.REWARD: reward,
+            trajectory.RETURN_TO_GO: discounted_returns(reward, sessions.lengths, config.discount),
+        }
+        if sessions.rows.column(interaction.PROPENSITY).null_count == 0:
+            self._floats[trajectory.PROPENSITY] = sessions.column(interaction.PROPENSITY).astype(np.float32)
 
-
-def _ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Results in order, the next one computed in a thread while the caller uses the last; the encoder lets go of the GIL."""
-    with ThreadPoolExecutor(1) as pool:
-        pending: Future[R] | None = None
-        for item in items:
-            following = pool.submit(function, item)
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
-
-
-def _step_columns(sessions: Sessions, item_ids: npt.NDArray[np.int64], config: TrajectoryGenConfig) -> dict[str, npt.NDArray[np.generic]]:
-    """[E] values of every per-step feature."""
-    reward = sessions.column(interaction.REWARD)
-    columns: dict[str, npt.NDArray[np.generic]] = {
-        trajectory.ITEM_ID: item_ids,
-        trajectory.FEEDBACK: sessions.column(interaction.FEEDBACK).astype(np.int64),
-        trajectory.TIMESTAMP: sessions.column(interaction.TIME).astype(np.int64) // MICROSECONDS_PER_SECOND,
-        trajectory.REWARD: reward,
-        trajectory.RETURN_TO_GO: discounted_returns(reward.astype(np.float32), sessions.lengths, config.discount),
-    }
-    if sessions.rows.column(interaction.PROPENSITY).null_count == 0:
-        columns[trajectory.PROPENSITY] = sessions.column(interaction.PROPENSITY)
-    return columns
-
-
-def _record_batch(
-    columns: dict[str, npt.NDArray[np.generic]],
-    records: Records,
-    is_terminal: npt.NDArray[np.bool_],
-    chosen: npt.NDArray[np.int64],
-    users: pa.Array,
-    ids: pa.Array,
-) -> pa.RecordBatch:
-    """Arrow batch of list columns, one row a record, as the encoder takes it."""
-    lengths = records.length[chosen]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    rows = np.repeat(records.first[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    session = pa.array(records.session[chosen])
-    arrays = {name: pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values[rows])) for name, values in columns.items()}
-    single = pa.array(np.arange(len(chosen) + 1))
-    for name, values in {
-        trajectory.USER_ID: users.take(session).cast(pa.binary()),
-        trajectory.SESSION_ID: ids.take(session).cast(pa.binary()),
-        trajectory.NUM_CONTEXT: pa.array(records.num_context[chosen]),
-        trajectory.IS_TERMINAL: pa.array(is_terminal[chosen].astype(np.int64)),
-    }.items():
-        arrays[name] = pa.LargeListArray.from_arrays(single, values)
-    return pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+    def of(self, chosen: npt.NDArray[np.int64]) -> dict[str, Values]:
+        """Values of all features of some records."""
+        lengths, session = self._records.length[chosen], pa.array(self._records.session[chosen])
+        offsets = np.append(0, np.cumsum(lengths))
+        rows = np.repeat(self._records.first[chosen] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        one = np.arange(len(chosen) + 1)
+        return {
+            **{name: int64_values(values[rows], offsets) for name, values in self._integers.items()},
+            **{name: float_values(values[rows], offsets) for name, values in self._floats.items()},
+            trajectory.USER_ID: text_values(self._users.take(session)),
+            trajectory.SESSION_ID: text_values(self._ids.take(session)),
+            trajectory.NUM_CONTEXT: int64_values(self._records.num_context[chosen], one),
+            trajectory.IS_TERMINAL: int64_values(self._is_terminal[chosen].astype(np.int64), one),
+        }
 
 
 def _summary(sessions: Sessions, records: Records, item_ids: npt.NDArray[np.int64], unknown_id: int) -> SplitSummary:

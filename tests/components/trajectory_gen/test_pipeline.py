@@ -330,7 +330,7 @@ def test_a_crash_inside_a_shard_leaves_no_file_under_the_shards_name(
     def broken(*_: Any) -> Any:
         raise MemoryError("in the middle")
 
-    monkeypatch.setattr(records, "_record_batch", broken)
+    monkeypatch.setattr(records, "encode", broken)
     with pytest.raises(MemoryError):
         drive(config(LOG, **SETTINGS), tmp_path / "driven")
     assert list((tmp_path / "driven").rglob("data_tfrecord*")) == []
