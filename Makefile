@@ -25,7 +25,7 @@ run: install ## run the pipeline on the simulated shop
 test: install check ## install and run the gate
 
 check: lint types ## the gate: ruff, mypy --strict, pytest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 lint:
 	$(BIN)/ruff check .
@@ -42,6 +42,7 @@ golden: install ## make the golden files anew
 
 lock: ## resolve constraints.txt anew (needs uv)
 	uv pip compile --python-version 3.11 --all-extras setup.py --no-annotate --no-header --output-file constraints.txt
+	echo 'pip==26.3' >> constraints.txt && LC_ALL=C sort -o constraints.txt constraints.txt
 
 clean: ## remove .venv and artifacts
 	rm -rf $(VENV) artifacts

@@ -38,6 +38,7 @@ EXTRAS = {
         "hypothesis>=6.100",
         "mypy>=1.10",
         "pytest>=8",
+        "pytest-xdist>=3.5",
         "psutil>=5.9",
         "ruff>=0.5",
         "types-PyYAML",

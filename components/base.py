@@ -111,6 +111,7 @@ class Component:
         outputs: Output ports by name.
         external_state: Given the configuration, describes what the step reads or writes outside its artifacts (log files,
             a push destination); a change of it makes a cached result stale.
+        looks_outside: Given the configuration, whether the step has external state at all, without looking at it.
         outputs_hold: Given the outputs, says whether what they state about the world outside still holds; a cached result
             that does not is made again.
         describe: Given the properties of the outputs, one line for people.
@@ -122,6 +123,7 @@ class Component:
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     external_state: Callable[[Any], Mapping[str, Any]] | None = None
+    looks_outside: Callable[[Any], bool] = lambda _: True
     outputs_hold: Callable[[Mapping[str, Artifact]], bool] | None = None
     describe: Callable[[Mapping[str, Properties]], str] | None = None
 

@@ -144,6 +144,8 @@ def load_model(artifact: Artifact, seed: int = 0) -> LoadedModel:
     if not path.is_file():
         raise ArtifactError(f"{artifact.path}: not a model, it has no {MODEL_FILE}")
     config = decode(ModelConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
+    if not (artifact.path / ITEMS_FILE).is_file():
+        raise ArtifactError(f"{artifact.path}: not a model, it has no {ITEMS_FILE}")
     vocabulary = pq.read_table(artifact.path / ITEMS_FILE).combine_chunks()
     algorithm = build_model(config, vocabulary, seed)
     read_weights(algorithm, artifact.path / WEIGHTS)
@@ -169,19 +171,26 @@ def warm_start(target: Algorithm, source: LoadedModel, vocabulary: pa.Table) -> 
         How many variables were copied, how many stayed fresh, and how many items were known.
     """
     rows = item_rows(source.vocabulary, vocabulary)
-    old_rows, new_rows = source.vocabulary.num_rows + 2, vocabulary.num_rows + 2
     known = [new for new, old in enumerate(rows) if old >= 0]
     earlier = source.algorithm.named_variables()
-    copied = fresh = 0
-    for path, variable in target.named_variables().items():
-        origin = earlier.get(path)
-        by_item = variable.shape.rank and variable.shape[0] == new_rows and origin is not None and origin.shape[0] == old_rows
-        if origin is not None and by_item and origin.shape[1:] == variable.shape[1:]:
-            variable.scatter_update(tf.IndexedSlices(tf.gather(origin, [rows[new] for new in known]), known))
-            copied += 1
-        elif origin is not None and origin.shape == variable.shape:
-            variable.assign(origin)
-            copied += 1
-        else:
-            fresh += 1
+    by_item = {id(variable) for variable in target.item_variables()}
+
+    def copy() -> tuple[int, int]:
+        copied = fresh = 0
+        for path, variable in target.named_variables().items():
+            origin = earlier.get(path)
+            if origin is not None and id(variable) in by_item and origin.shape[1:] == variable.shape[1:]:
+                variable.scatter_update(tf.IndexedSlices(tf.gather(origin, [rows[new] for new in known]), known))
+                copied += 1
+            elif origin is not None and origin.shape == variable.shape:
+                variable.assign(origin)
+                copied += 1
+            else:
+                fresh += 1
+        return copied, fresh
+
+    copy()
+    # Target networks that the earlier model did not have start as copies of what was just read.
+    target.after_build()
+    copied, fresh = copy()
     return {"variables_copied": copied, "variables_fresh": fresh, "items_known": len(known) - 2, "items_new": len(rows) - len(known)}

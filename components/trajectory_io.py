@@ -84,16 +84,18 @@ def epoch_batches(files: list[str], batch_size: int, seed: int, epoch: int, roun
 
 
 def ordered_batches(files: list[str], batch_size: int) -> tf.data.Dataset:
-    """Batches in the order of the files, for evaluation; sorted by length within a chunk, nothing shuffled."""
+    """Batches in an order that depends on the files alone, for evaluation; whoever stops early has seen sessions of all lengths."""
 
     def cut(serialized: tf.Tensor) -> tf.data.Dataset:
         parsed = parse(serialized)
         count = tf.shape(serialized, tf.int64)[0]
         by_length = tf.argsort(parsed["length"], stable=True)
         num_batches = (count + batch_size - 1) // batch_size
+        order = tf.argsort(tf.random.stateless_uniform([num_batches], [0, 0]))
 
         def take(index: tf.Tensor) -> TrajectoryBatch:
-            return _padded(parsed, by_length[index * batch_size : (index + 1) * batch_size], 1)
+            start = tf.cast(order[index], tf.int64) * batch_size
+            return _padded(parsed, by_length[start : start + batch_size], 1)
 
         return tf.data.Dataset.range(num_batches).map(take)
 

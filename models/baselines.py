@@ -137,7 +137,7 @@ class ItemKNN:
         last = latest_first(session, self._num_items)[:, : self.LAST]
         weight = self.DECAY ** np.arange(last.shape[1])
         scores = np.where(last > 0, weight, 0.0)[:, :, None] * self._similarity[last]
-        ids = self._neighbours[last].reshape(len(session), -1)
+        ids = self._neighbours[last].reshape(len(session), last.shape[1] * self._neighbours.shape[1])
         row = np.repeat(np.arange(len(session)), ids.shape[1])
         keys, inverse = np.unique(row * self._num_items + ids.ravel(), return_inverse=True)
         total = np.bincount(inverse, weights=scores.ravel(), minlength=len(keys))

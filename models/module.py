@@ -47,6 +47,28 @@ class Module:
         """Variables that gradients move, each once."""
         return _unique(variable for _, child in self.children() for variable in _variables(child, "trainable_variables"))
 
+    def layers(self) -> Iterator[Any]:
+        """Every Keras layer of the tree, the ones inside other layers included."""
+        for _, child in self.children():
+            if isinstance(child, Module):
+                yield from child.layers()
+            elif hasattr(child, "submodules"):
+                yield from (child, *child.submodules)
+
+    def item_variables(self) -> list[tf.Variable]:
+        """Variables with one row for every id: padding, items, the unknown item. Layers name theirs in `item_weights`."""
+        return [getattr(layer, name) for layer in self.layers() for name in getattr(layer, "item_weights", ())]
+
+    def random_generators(self) -> list[Any]:
+        """Generators of the layers that draw; Keras keeps them out of checkpoints."""
+        found = []
+        for layer in self.layers():
+            random = getattr(layer, "_random_generator", None)
+            if random is not None:
+                random._maybe_init()  # otherwise it has no generator before its first draw
+                found.append(random._generator)
+        return found
+
     def freeze(self) -> None:
         """Takes every layer out of the trainable variables, as a target network is."""
         for _, child in self.children():

@@ -18,6 +18,14 @@ class LazyAdam(keras.optimizers.Adam):
         Kingma and Ba (2015); the lazy form is common for embeddings, e.g. TensorFlow Addons' LazyAdam.
     """
 
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        # Keras clips first and sums repeated rows afterwards, so a batch with many events of an item would not be clipped to
+        # the stated length.
+        return list(super()._clip_gradients(super()._deduplicate_sparse_grad(grads)))
+
+    def _deduplicate_sparse_grad(self, grads: list[Any]) -> list[Any]:
+        return grads
+
     def update_step(self, gradient: Any, variable: tf.Variable) -> None:
         """One step for one variable; sparse gradients have distinct rows by now."""
         if not isinstance(gradient, tf.IndexedSlices):

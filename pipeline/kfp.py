@@ -180,7 +180,8 @@ def _pipeline(config: PipelineConfig, image: str, volume: str | None, resources:
             for name, source in step.inputs.items():
                 arguments[name] = tasks[source.step].outputs[source.output] if isinstance(source, FromStep) else given[name]
             tasks[step.name] = container_component(step, image)(**arguments)
-            _configure(tasks[step.name], step.component, resources.get(step.name, Resources()), volume)
+            cached = not _looks_outside(step.component, config.of(step.name))
+            _configure(tasks[step.name], cached, resources.get(step.name, Resources()), volume)
 
     build.__signature__ = _signature(dict.fromkeys(defaults, str), defaults)  # type: ignore[attr-defined]
     build.__doc__ = _docstring("From interaction logs to a pushed recommendation policy.", {**_SHARED, **history})
@@ -188,14 +189,19 @@ def _pipeline(config: PipelineConfig, image: str, volume: str | None, resources:
     return dsl.pipeline(name=config.name.replace("_", "-"))(build)
 
 
-def _configure(task: Any, component: Component, requests: Resources, volume: str | None) -> None:
+def _looks_outside(component: Component, config: Any) -> bool:
+    """True for a step that looks at more than parameters and artifacts, or changes it."""
+    return component.outputs_hold is not None or (component.external_state is not None and component.looks_outside(config))
+
+
+def _configure(task: Any, cached: bool, requests: Resources, volume: str | None) -> None:
     from kfp import kubernetes
 
     # No display name: with one, KFP up to 2.5 no longer finds the step's outputs. So a step is called `trajectory-gen` there.
     task.set_cpu_request(requests.cpu).set_memory_request(requests.memory)
     # Kubeflow's cache knows parameters and artifacts. A step that looks at anything else, or changes it, always runs, unless
     # whoever starts the run vouches for the rest with `enable_caching=True`.
-    task.set_caching_options(component.external_state is None and component.outputs_hold is None)
+    task.set_caching_options(cached)
     # From the pod's label and not as an argument, which would make every run's cache key another one.
     kubernetes.use_field_path_as_env(task, RUN_ID_VARIABLE, "metadata.labels['pipeline/runid']")
     if volume:

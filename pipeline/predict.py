@@ -70,6 +70,11 @@ def _request(line: str, number: int) -> tuple[list[str], list[str]]:
     lists = [record[serving.ITEM_HISTORY], record.get(serving.EXCLUDE, [])]
     if not all(isinstance(items, list) and all(isinstance(item, str) for item in items) for items in lists):
         raise PredictError(f"line {number}: items must be text in a list; {expected}")
+    try:
+        for item in (*lists[0], *lists[1]):
+            item.encode()
+    except UnicodeEncodeError as error:
+        raise PredictError(f"line {number}: half a character in {item!r} ({error.reason}); {expected}") from None
     return lists[0], lists[1]
 
 

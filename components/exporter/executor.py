@@ -76,6 +76,8 @@ def _requests(model: LoadedModel, examples: Artifact, config: ExporterConfig) ->
     """Histories of the test split in each batch size; one of each size is empty and one holds an unknown item."""
     names = np.array(["", *model.vocabulary[ITEM].to_pylist(), "(unknown)"], dtype=object)
     rows = [row for batch in ordered_batches(shard_files(examples, "test"), 256).take(4) for row in batch.item_id.numpy()]
+    # Without a record there is still the catalogue, the most popular item first.
+    rows = rows or [np.array([item]) for item in range(1, min(len(names) - 1, 256))]
     rng = np.random.default_rng(0)
     requests = []
     for size in config.warmup_batch_sizes:

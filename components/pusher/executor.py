@@ -36,12 +36,21 @@ def execute(
 
 def _objections(inputs: Mapping[str, Artifact]) -> list[str]:
     """Why the model must not be pushed; the files decide, as for any other tool that reads the artifacts."""
+    model, blessing, infra_blessing = inputs["serving_model"], inputs["blessing"], inputs["infra_blessing"]
     objections = []
-    if not (inputs["blessing"].path / BLESSED).is_file():
-        objections += [f"the model is not blessed: {reason}" for reason in inputs["blessing"].properties["reasons"]]
-    if not (inputs["infra_blessing"].path / INFRA_BLESSED).is_file():
-        objections += [f"the exported model does not pass: {reason}" for reason in inputs["infra_blessing"].properties["reasons"]]
+    if not (blessing.path / BLESSED).is_file():
+        objections += [f"the model is not blessed: {reason}" for reason in _reasons(blessing)]
+    elif blessing.properties["current_model"] != model.properties["model"]:
+        objections.append(f"the blessing in {blessing.path} is that of another model; run the evaluator again")
+    if not (infra_blessing.path / INFRA_BLESSED).is_file():
+        objections += [f"the exported model does not pass: {reason}" for reason in _reasons(infra_blessing)]
+    elif infra_blessing.properties["serving_model"] != model.digest:
+        objections.append(f"the verdict in {infra_blessing.path} is that of another export; run the infra_validator again")
     return objections
+
+
+def _reasons(verdict: Artifact) -> list[str]:
+    return list(verdict.properties["reasons"]) or [f"{verdict.path} states no reason"]
 
 
 def push(model: Path, destination: Path) -> tuple[int, Path]:

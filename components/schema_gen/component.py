@@ -30,5 +30,6 @@ SCHEMA_GEN = Component(
     },
     outputs={"schema": Port("Schema", "schema.pbtxt.")},
     external_state=_curated_file,
+    looks_outside=lambda config: config.curated_schema is not None,
     describe=_describe,
 )

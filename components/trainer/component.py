@@ -17,8 +17,12 @@ def _describe(outputs: Mapping[str, Properties]) -> str:
     )
 
 
+def _starts_from_a_folder(config: TrainerConfig) -> bool:
+    return config.warm_start_from not in (None, "latest_blessed")
+
+
 def _model_to_start_from(config: TrainerConfig) -> Mapping[str, Any]:
-    if config.warm_start_from in (None, "latest_blessed"):
+    if not _starts_from_a_folder(config):
         return {}
     try:
         return {"warm_start_from": open_artifact(str(config.warm_start_from)).digest}
@@ -41,5 +45,6 @@ TRAINER = Component(
         "model_run": Port("ModelRun", "Training curves and TensorBoard logs."),
     },
     external_state=_model_to_start_from,
+    looks_outside=_starts_from_a_folder,
     describe=_describe,
 )

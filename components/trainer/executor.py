@@ -17,6 +17,7 @@ from components.trainer.loop import LoopState, TrainingLoop
 from components.trajectory_gen.vocabulary import ITEMS_FILE, read_vocabulary
 from models.frameworks import keras
 from models.optimizers import LazyAdam
+from models.targets import copy_variables
 
 
 def execute(
@@ -33,7 +34,11 @@ def execute(
         model = LoadedModel(algorithm, model_config, vocabulary)
         loop = TrainingLoop(model, _optimizer(config), config, examples, context, outputs["model_run"] / "logs")
         state = loop.run()
-        save_model(outputs["model"], algorithm, model_config, inputs["vocabulary"].path / ITEMS_FILE)
+    if config.mixed_precision:
+        # Evaluated in the precision it is served in.
+        trained, algorithm = algorithm, build_model(model_config, vocabulary, config.seed)
+        copy_variables(trained, algorithm)
+    save_model(outputs["model"], algorithm, model_config, inputs["vocabulary"].path / ITEMS_FILE)
     write_json(outputs["model_run"] / HISTORY_FILE, {"steps": state.steps, "epochs": state.epochs})
     parameters = int(sum(np.prod(variable.shape) for variable in algorithm.trainable_variables))
     return {

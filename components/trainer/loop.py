@@ -82,7 +82,9 @@ class TrainingLoop:
         self._writers = {name: tf.summary.create_file_writer(str(logs / name)) for name in ("train", "validation")}
         # The state travels inside the checkpoint, so that the two cannot part.
         self._saved_state = tf.Variable("", dtype=tf.string, trainable=False)
-        checkpoint = tf.train.Checkpoint(model=algorithm.trackable(), optimizer=optimizer, state=self._saved_state)
+        checkpoint = tf.train.Checkpoint(
+            model=algorithm.trackable(), optimizer=optimizer, state=self._saved_state, generators=algorithm.random_generators()
+        )
         self._manager = tf.train.CheckpointManager(checkpoint, str(context.scratch / "checkpoints"), max_to_keep=2)
         self._saved_at = time.monotonic()
         self._traces = True

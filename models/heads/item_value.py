@@ -17,6 +17,8 @@ class ItemValueHead(keras.layers.Layer):
         width: D.
     """
 
+    item_weights = ("table", "bias")
+
     def __init__(self, num_items: int, width: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_items = num_items

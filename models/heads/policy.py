@@ -26,6 +26,11 @@ class PolicyHead(keras.layers.Layer):
 
     CATALOGUE, COPY = 0, 1
 
+    @property
+    def item_weights(self) -> tuple[str, ...]:
+        """Weights with one row for every id."""
+        return () if self.tied else ("table",)
+
     def __init__(self, num_items: int, max_steps: int, copy: bool = True, tied: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_items = num_items
@@ -93,7 +98,6 @@ class PolicyHead(keras.layers.Layer):
                 item_id,
                 tf.cast(tf.gather(table, negatives), states.dtype),
                 negatives,
-                sampler.expected(item_id),
                 sampler.expected(negatives),
             )
         log_gates = state.log_gates[:, :steps]

@@ -21,6 +21,8 @@ class ItemEmbedding(keras.layers.Layer):
         stddev: Standard deviation of the initial weights.
     """
 
+    item_weights = ("table",)
+
     def __init__(self, num_items: int, width: int, stddev: float = 0.02, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_items = num_items

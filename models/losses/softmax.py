@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.frameworks import tf
-from models.numerics import IMPOSSIBLE
+from models.numerics import IMPOSSIBLE, TINY
 
 
 def full_log_prob(states: tf.Tensor, table: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -28,7 +28,6 @@ def sampled_log_prob(
     target: tf.Tensor,
     negative_vectors: tf.Tensor,
     negatives: tf.Tensor,
-    target_expected: tf.Tensor,
     negative_expected: tf.Tensor,
 ) -> tf.Tensor:
     """The same from negatives drawn once for the whole batch, corrected for how often each is drawn (logQ).
@@ -39,21 +38,24 @@ def sampled_log_prob(
         target: [B, T] int item ids.
         negative_vectors: [S, D] vectors of the negatives.
         negatives: [S] int item ids, drawn with replacement.
-        target_expected: [B, T] expected number of draws of the target among the S.
-        negative_expected: [S] expected number of draws of each negative.
+        negative_expected: [S] expected number of draws of each negative among the S.
 
     Returns:
-        [B, T] float32; over many draws its exponential's normaliser is unbiased.
+        [B, T] float32. exp(logit - value) estimates the sum of exp(logit) over the catalogue without bias.
 
     References:
         Bengio and Senecal (2008); Yi et al. (2019), Sampling-bias-corrected neural modeling, eq. 3. The correction is
-        TensorFlow Recommenders' layer; an accidental hit, a negative that is the target, is taken out for its row.
+        TensorFlow Recommenders' layer. The target is in the sum whatever is drawn, so its own logit is not corrected, and an
+        accidental hit, a negative that is the target, is taken out for its row.
     """
     import tensorflow_recommenders as tfrs
 
+    # The layer clips what it is given at 1, and popular items are drawn more often than once.
+    most = tf.maximum(tf.reduce_max(negative_expected), TINY)
     correct = tfrs.layers.loss.SamplingProbablityCorrection()
-    positive = correct(tf.cast(tf.reduce_sum(states * target_vectors, axis=-1), tf.float32), target_expected)
-    logits = correct(tf.cast(tf.einsum("btd,sd->bts", states, negative_vectors), tf.float32), negative_expected)
+    positive = tf.cast(tf.reduce_sum(states * target_vectors, axis=-1), tf.float32)
+    logits = tf.cast(tf.einsum("btd,sd->bts", states, negative_vectors), tf.float32)
+    logits = correct(logits, negative_expected / most) - tf.math.log(most)
     hit = tf.equal(target[:, :, None], negatives[None, None, :])
     logits = tf.where(hit, IMPOSSIBLE, logits)
     normaliser = tf.reduce_logsumexp(tf.concat([positive[:, :, None], logits], axis=-1), axis=-1)

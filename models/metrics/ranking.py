@@ -149,7 +149,10 @@ def intervals(sums: SessionSums, resampled: Floats, level: float = 0.95) -> dict
     estimates = {}
     for column, name in enumerate(sums.names):
         if name in values:
-            low, high = np.nanpercentile(resampled[:, column], [tail, 100.0 - tail])
+            found = resampled[:, column]
+            found = found[np.isfinite(found)]
+            # A role so rare that no resample holds it says nothing about its spread.
+            low, high = np.percentile(found, [tail, 100.0 - tail]) if len(found) else (values[name], values[name])
             estimates[name] = Estimate(values[name], float(low), float(high))
     return estimates
 

@@ -149,6 +149,16 @@ def test_steps_that_look_outside_their_artifacts_always_run(quickstart: Path) ->
     assert {name for name, answer in cached.items() if not answer} == {"trajectory-gen", "pusher"}
 
 
+@pytest.mark.parametrize(
+    ("step", "override"),
+    [("trainer", "trainer.warm_start_from=/models/earlier"), ("schema-gen", "schema_gen.curated_schema=/schemas/mine.pbtxt")],
+)
+def test_a_step_that_is_told_to_look_outside_always_runs(step: str, override: str, tmp_path: Path) -> None:
+    config = load(PipelineConfig, ROOT / "pipeline" / "configs" / "quickstart.yaml", [override])
+    kfp.compile_pipeline(config, tmp_path / "told.yaml", IMAGE)
+    assert not tasks(tmp_path / "told.yaml")[step]["cachingOptions"].get("enableCache", False)
+
+
 def test_resources_can_be_given_by_step(quickstart: Path, tmp_path: Path) -> None:
     def requests(path: Path, task: str) -> tuple[str, str]:
         found = container(path, task)["resources"]

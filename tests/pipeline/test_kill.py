@@ -97,7 +97,7 @@ def check_nothing_half_finished(root: Path) -> None:
         for output in result.iterdir():
             if output.is_dir():
                 verify(open_artifact(output), contents=True)
-    for version in (root / "serving" / "longplay").glob("[0-9]*"):
+    for version in (root / "serving" / "killed").glob("[0-9]*"):
         assert (version / "saved_model.pb").is_file(), version
 
 
@@ -113,7 +113,7 @@ def test_killed_run_leaves_nothing_half_finished_and_the_next_completes(phases: 
     for phase in phases:
         kill_at(phase, tmp_path)
         check_nothing_half_finished(root)
-        assert not list((root / "serving").glob("longplay/[0-9]*"))
+        assert not list((root / "serving").glob("killed/[0-9]*"))
     process = start(tmp_path)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -126,7 +126,7 @@ def test_killed_run_leaves_nothing_half_finished_and_the_next_completes(phases: 
         assert "resumed at epoch 1, step 5" in output
     # No litter where results are, and none where the server looks.
     assert not list((root / "store").glob("*/.making-*"))
-    assert not list((root / "serving" / "longplay").glob(".pushing-*"))
-    (version,) = (root / "serving" / "longplay").iterdir()
+    assert not list((root / "serving" / "killed").glob(".pushing-*"))
+    (version,) = (root / "serving" / "killed").iterdir()
     assert summary["pushed"]["path"] == str(version)
     assert not list(version.rglob(MANIFEST))

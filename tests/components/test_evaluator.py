@@ -1,0 +1,324 @@
+"""Metrics beside baselines, and the verdict."""
+
+import json
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.artifacts import Artifact
+from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge
+from components.evaluator.config import BlessingConfig, EvaluatorConfig
+from components.evaluator.executor import execute
+from components.model_io import ModelConfig, build_model, load_model, save_model
+from models.baselines import BASELINES
+from models.metrics.ranking import sum_by_session
+from schemas.config import ConfigError, decode
+
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+toy = import_module("toy_shop")
+
+# === The verdict ===
+
+METRICS = {
+    CANDIDATE: {"ndcg@10": 0.2, "coverage@10": 0.05},
+    "popularity": {"ndcg@10": 0.1, "coverage@10": 0.01},
+    "repeat_last": {"ndcg@10": 0.3, "coverage@10": 0.5},
+}
+
+VERDICTS = {
+    "above the baseline": ({}, {}, None, True, ["ndcg@10 0.2000 reaches popularity's 0.1000"]),
+    "equal to the baseline": ({"popularity": {"ndcg@10": 0.2}}, {}, None, True, ["ndcg@10 0.2000 reaches popularity's 0.2000"]),
+    "below a baseline": (
+        {},
+        {"not_below_baselines": ("popularity", "repeat_last")},
+        None,
+        False,
+        ["ndcg@10 0.2000 is below repeat_last's 0.3000"],
+    ),
+    "compared by another metric": (
+        {},
+        {"metric": "coverage@10", "not_below_baselines": ("repeat_last",)},
+        None,
+        False,
+        ["coverage@10 0.0500 is below repeat_last's 0.5000"],
+    ),
+    "above a bound": (
+        {},
+        {"at_least": {"coverage@10": 0.04}, "not_below_baselines": ()},
+        None,
+        True,
+        ["coverage@10 0.0500 reaches 0.04"],
+    ),
+    "below a bound": ({}, {"at_least": {"coverage@10": 0.06}}, None, False, ["coverage@10 0.0500 is below 0.06"]),
+    "a bound on what was not measured": (
+        {},
+        {"at_least": {"purchase/ndcg@10": 0.0}},
+        None,
+        False,
+        ["purchase/ndcg@10 was not measured; known: ndcg@10, coverage@10"],
+    ),
+    "a metric that was not measured": (
+        {},
+        {"metric": "ndgc@10"},
+        None,
+        False,
+        ["evaluator.blessing.metric 'ndgc@10' was not measured; known: ndcg@10, coverage@10"],
+    ),
+    "a little below the last blessed": (
+        {LAST_BLESSED: {"ndcg@10": 0.202}},
+        {"not_below_baselines": ()},
+        None,
+        True,
+        ["ndcg@10 0.2000 reaches 0.1980, the last blessed model's 0.2020 less 2.0%"],
+    ),
+    "far below the last blessed": (
+        {LAST_BLESSED: {"ndcg@10": 0.21}},
+        {"not_below_baselines": ()},
+        None,
+        False,
+        ["ndcg@10 0.2000 is below 0.2058, the last blessed model's 0.2100 less 2.0%"],
+    ),
+    "nothing may be lost": (
+        {LAST_BLESSED: {"ndcg@10": 0.2001}},
+        {"not_below_baselines": (), "max_drop": 0.0},
+        None,
+        False,
+        ["ndcg@10 0.2000 is below 0.2001, the last blessed model's 0.2001 less 0.0%"],
+    ),
+    "the last blessed cannot be compared": (
+        {},
+        {"not_below_baselines": ()},
+        "its weights are gone",
+        False,
+        ["the last blessed model could not be compared … its weights are gone"],
+    ),
+    "the last blessed is not asked for": (
+        {LAST_BLESSED: {"ndcg@10": 0.9}},
+        {"not_below_baselines": (), "against_last_blessed": False},
+        None,
+        True,
+        [],
+    ),
+    "the last blessed cannot be compared and is not asked for": (
+        {},
+        {"not_below_baselines": (), "against_last_blessed": False},
+        "its weights are gone",
+        True,
+        [],
+    ),
+    "no condition": ({}, {"not_below_baselines": ()}, None, True, []),
+    "two failures": (
+        {LAST_BLESSED: {"ndcg@10": 0.9}},
+        {"at_least": {"coverage@10": 0.5}, "not_below_baselines": ("repeat_last",)},
+        None,
+        False,
+        [
+            "coverage@10 0.0500 is below 0.5",
+            "ndcg@10 0.2000 is below repeat_last's 0.3000",
+            "ndcg@10 0.2000 is below 0.8820, the last blessed model's 0.9000 less 2.0%",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_the_verdict_and_its_reasons(name: str):
+    changes, config, unavailable, blessed, reasons = VERDICTS[name]
+    metrics = {model: {**METRICS.get(model, {}), **changes.get(model, {})} for model in {**METRICS, **changes}}
+    checks = judge(metrics, BlessingConfig(**config), unavailable)
+    assert all(check.passed for check in checks) == blessed
+    found = [check.reason for check in checks if check.passed == blessed]
+    assert len(found) == len(reasons)
+    for reason, expected in zip(found, reasons, strict=True):
+        first, _, last = expected.partition(" … ")
+        assert reason.startswith(first)
+        assert reason.endswith(last)
+
+
+def test_every_check_has_a_name_of_its_own():
+    config = BlessingConfig(at_least={"ndcg@10": 0.1, "coverage@10": 0.1}, not_below_baselines=("popularity", "repeat_last"))
+    checks = judge({**METRICS, LAST_BLESSED: {"ndcg@10": 0.1}}, config)
+    assert [check.name for check in checks] == [
+        "at_least/ndcg@10",
+        "at_least/coverage@10",
+        "baseline/popularity",
+        "baseline/repeat_last",
+        "last_blessed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"blessing": {"not_below_baselines": ["popularty"]}}, "unknown baseline 'popularty'; known: "),
+        ({"splits": ["tset"]}, "expected one or more of train, eval, test, found tset"),
+        ({"splits": []}, "found none"),
+        ({"protocols": ["seen"]}, "protocols"),
+        ({"blessing": {"max_drop": -0.1}}, "max_drop"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant_is_an_error(plain: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        decode(EvaluatorConfig, plain, "test")
+
+
+# === The component ===
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A model that knows nothing and repeats the session, which the successor shop never does."""
+    return _save(tmp_path_factory.mktemp("untrained"), toy.vocabulary())
+
+
+def _save(folder: Path, table: Any, max_steps: int = toy.MAX_STEPS) -> Artifact:
+    toy.seed_everything()
+    config = ModelConfig(algorithm=toy.algorithm_config("bc"), network=toy.network(), max_steps=max_steps)
+    items = toy.write_vocabulary(folder / "vocabulary", table["item"].to_pylist())
+    save_model(folder / "model", build_model(config, table, 0), config, items.path / "items.parquet")
+    return toy.artifact(folder / "model", "Model", {"max_steps": max_steps})
+
+
+def _evaluate(folder: Path, model: Artifact, previous: Artifact | None = None, **config: Any) -> tuple[Mapping[str, Any], Path]:
+    inputs = {"examples": toy.trained().examples, "model": model}
+    if previous is not None:
+        inputs["baseline_model"] = previous
+    outputs = {"evaluation": folder / "evaluation", "blessing": folder / "blessing"}
+    found = execute(EvaluatorConfig(**{"num_resamples": 50, **config}), inputs, outputs, toy.context(folder))
+    return found, outputs["blessing"]
+
+
+def _markers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Mapping[str, Any], Path, Path]:
+    """Verdict on the trained model: properties, blessing and folder."""
+    folder = tmp_path_factory.mktemp("good")
+    found, blessing = _evaluate(folder, toy.trained().model, protocols=("seen_kept", "seen_removed"), splits=("eval", "test"))
+    return found, blessing, folder
+
+
+def test_a_good_model_is_blessed(good: tuple[Mapping[str, Any], Path, Path]):
+    found, blessing, _ = good
+    assert _markers(blessing) == ["BLESSED"]
+    assert found["blessing"]["blessed"] == 1
+    assert found["blessing"]["reasons"] == [check["reason"] for check in found["blessing"]["checks"]]
+    assert found["blessing"]["current_model"] == toy.trained().model.digest
+    assert found["blessing"]["baseline_model"] is None
+
+
+def test_a_model_below_popularity_is_not_blessed_and_says_why(untrained: Artifact, tmp_path: Path):
+    found, blessing = _evaluate(tmp_path, untrained)
+    assert _markers(blessing) == ["NOT_BLESSED"]
+    assert found["blessing"]["blessed"] == 0
+    (reason,) = found["blessing"]["reasons"]
+    assert "is below popularity's" in reason
+
+
+def test_metrics_are_those_of_ranking_the_split(good: tuple[Mapping[str, Any], Path, Path], tmp_path: Path):
+    found, _, folder = good
+    written = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    assert written["metrics"] == json.loads(json.dumps(found["evaluation"]["metrics"]))
+    run = toy.trained()
+    for split in ("eval", "test"):
+        values = sum_by_session(toy.rank_split(load_model(run.model), run.examples, split, tmp_path / split)).values()
+        for name, value in values.items():
+            assert written["metrics"][split][CANDIDATE][name][0] == pytest.approx(value), (split, name)
+
+
+def test_every_metric_has_a_value_within_its_interval(good: tuple[Mapping[str, Any], Path, Path]):
+    found, _, _ = good
+    count = 0
+    for models in found["evaluation"]["metrics"].values():
+        for metrics in models.values():
+            for name, (value, low, high) in metrics.items():
+                assert np.isfinite([value, low, high]).all(), name
+                # Percentiles of fifty resamples; the value is in their middle, give or take rounding.
+                assert low - 1e-9 <= high
+                assert low - 0.1 <= value <= high + 0.1, name
+                count += 1
+    assert count > 100
+
+
+def test_all_baselines_stand_beside_the_model_under_every_protocol(good: tuple[Mapping[str, Any], Path, Path]):
+    found, _, _ = good
+    for split in ("eval", "test"):
+        models = found["evaluation"]["metrics"][split]
+        assert set(models) == {CANDIDATE, *BASELINES}
+        for name, metrics in models.items():
+            for key in ("ndcg@10", "purchase/hit_rate@5", "coverage@10", "popularity_share@10", "reward@20"):
+                assert key in metrics, (name, key)
+                assert f"seen_removed/{key}" in metrics, (name, key)
+    # Nothing is ever repeated in this shop: taking out what was seen helps whoever would have shown it.
+    repeat = found["evaluation"]["metrics"]["test"]["repeat_last"]
+    assert repeat["seen_removed/hit_rate@5"][0] > repeat["hit_rate@5"][0]
+
+
+def test_events_and_sessions_are_counted(good: tuple[Mapping[str, Any], Path, Path]):
+    found, _, _ = good
+    counts = found["evaluation"]["counts"]["test"]
+    records = toy.successor_sessions(60, 3)
+    # The first event of a session is not ranked.
+    assert counts == {"events": sum(len(r.items) - 1 for r in records), "sessions": 60, "events_on_unknown_items": 0}
+
+
+def test_the_verdict_is_by_the_last_split(tmp_path: Path):
+    # The sessions of both splits are of other lengths, so the rewards differ.
+    blessing = BlessingConfig(at_least={"reward@10": 0.0})
+    found, _ = _evaluate(tmp_path, toy.trained().model, splits=("test", "eval"), blessing=blessing)
+    first, last = (f"{found['evaluation']['metrics'][split][CANDIDATE]['reward@10'][0]:.4f}" for split in ("test", "eval"))
+    assert first != last
+    assert found["blessing"]["reasons"][0] == f"reward@10 {last} reaches 0"
+
+
+def test_the_same_seed_gives_the_same_intervals(good: tuple[Mapping[str, Any], Path, Path], tmp_path: Path):
+    found, _, _ = good
+    again, _ = _evaluate(tmp_path / "again", toy.trained().model)
+    mine = found["evaluation"]["metrics"]["test"][CANDIDATE]
+    assert {name: mine[name] for name in again["evaluation"]["metrics"]["test"][CANDIDATE]} == again["evaluation"]["metrics"]["test"][
+        CANDIDATE
+    ]
+
+
+def test_a_worse_model_does_not_replace_a_better_one(untrained: Artifact, tmp_path: Path):
+    config = BlessingConfig(not_below_baselines=())
+    found, blessing = _evaluate(tmp_path, untrained, toy.trained().model, blessing=config)
+    assert _markers(blessing) == ["NOT_BLESSED"]
+    (reason,) = found["blessing"]["reasons"]
+    assert "the last blessed model's" in reason
+    assert found["blessing"]["baseline_model"] == toy.trained().model.digest
+    assert LAST_BLESSED in found["evaluation"]["metrics"]["test"]
+
+
+def test_a_better_model_replaces_a_worse_one_of_another_vocabulary(tmp_path: Path):
+    previous = _save(tmp_path / "previous", toy.vocabulary(toy.item_names()[::-1]))
+    found, blessing = _evaluate(tmp_path, toy.trained().model, previous)
+    assert _markers(blessing) == ["BLESSED"]
+    assert any("the last blessed model's" in reason for reason in found["blessing"]["reasons"])
+
+
+def test_a_model_that_was_the_last_blessed_one_reaches_itself(tmp_path: Path):
+    found, blessing = _evaluate(tmp_path, toy.trained().model, toy.trained().model, blessing=BlessingConfig(max_drop=0.0))
+    assert _markers(blessing) == ["BLESSED"]
+    metrics = found["evaluation"]["metrics"]["test"]
+    assert metrics[LAST_BLESSED] == metrics[CANDIDATE]
+
+
+@pytest.mark.parametrize("what", ["lost", "shorter"])
+def test_a_last_blessed_model_that_cannot_be_ranked_is_a_reason(what: str, tmp_path: Path):
+    previous = _save(tmp_path / "previous", toy.vocabulary(), max_steps=toy.MAX_STEPS - (what == "shorter"))
+    if what == "lost":
+        for path in sorted(previous.path.rglob("*"), reverse=True):
+            if path.is_file() and path.name != "manifest.json":
+                path.unlink()
+    found, blessing = _evaluate(tmp_path, toy.trained().model, previous)
+    assert _markers(blessing) == ["NOT_BLESSED"]
+    expected = f"it reads {toy.MAX_STEPS - 1} events, the trajectories have up to {toy.MAX_STEPS}" if what == "shorter" else "not a model"
+    assert any(expected in reason for reason in found["blessing"]["reasons"])

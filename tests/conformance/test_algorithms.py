@@ -1,0 +1,431 @@
+"""What every algorithm keeps to, on every backbone, straight from the registries.
+
+Every algorithm is also taken with a sampled catalogue, on the first backbone, and the first algorithm with every kind of policy
+head, because heads know neither.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from components.exporter.executor import export
+from components.model_io import LoadedModel, ModelConfig, load_model, save_model
+from components.trainer.step import TrainStep
+from models.algorithms.base import Algorithm, NetworkConfig
+from models.algorithms.registry import ALGORITHMS
+from models.backbones.registry import BACKBONES
+from models.batch import TrajectoryBatch
+from models.frameworks import tf
+from models.optimizers import LazyAdam
+from schemas.config import ConfigError, canonical_json, decode
+
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+toy = import_module("toy_shop")
+
+HEADS = {
+    "full": {},
+    "sampled": {"softmax": "sampled"},
+    "no_copy": {"copy_head": False},
+    "untied": {"tied": False},
+    "untied_sampled": {"tied": False, "softmax": "sampled"},
+}
+FIRST_BACKBONE, FIRST_ALGORITHM = next(iter(BACKBONES)), next(iter(ALGORITHMS))
+
+# The first session copies an item while another has occurred more often, which is what the copy head counts.
+SESSIONS = [[3, 5, 3, 5, 1], [toy.UNKNOWN, 2, 2], [7], [4, 4, 4, 20, 6]]
+REWARD = [[0.2, 0.2, 1.0, 0.2, 1.0], [0.2, 1.0, 0.2], [0.2], [0.2, 0.2, 0.2, 1.0, 0.2]]
+NUM_CONTEXT = [0, 0, 0, 2]
+IS_TERMINAL = [1, 1, 0, 0]
+STEP = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One algorithm on one backbone with one kind of head."""
+
+    algorithm: str
+    backbone: str
+    head: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}-{self.backbone}-{self.head}"
+
+    def networks(self) -> NetworkConfig:
+        networks: NetworkConfig = toy.network(backbone=toy.backbone(self.backbone), unknown_rate=0.2, **HEADS[self.head])
+        return networks
+
+    def fresh(self, seed: int = 0, **changes) -> Algorithm:
+        algorithm: Algorithm = toy.build(self.algorithm, self.networks(), seed, **changes)
+        return algorithm
+
+
+CROSSED = [Case(algorithm, backbone, "full") for algorithm in ALGORITHMS for backbone in BACKBONES]
+CASES = [
+    *CROSSED,
+    *(Case(algorithm, FIRST_BACKBONE, "sampled") for algorithm in ALGORITHMS),
+    *(Case(FIRST_ALGORITHM, FIRST_BACKBONE, head) for head in HEADS if head not in ("full", "sampled")),
+]
+EXPORTED = [case for case in CROSSED if case.backbone == FIRST_BACKBONE or case.algorithm == FIRST_ALGORITHM]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.param
+    return found
+
+
+@cache
+def _moved(case: Case) -> Algorithm:
+    """The model of a case with every weight moved away from where it starts; tests read it only."""
+    algorithm: Algorithm = toy.shake(case.fresh())
+    return algorithm
+
+
+@pytest.fixture(scope="module")
+def model(case: Case) -> Algorithm:
+    return _moved(case)
+
+
+def _batch(steps: int | None = None, rows: slice = slice(None), sessions: list[list[int]] | None = None) -> TrajectoryBatch:
+    chosen = (SESSIONS if sessions is None else sessions)[rows]
+    batch: TrajectoryBatch = toy.batch(chosen, REWARD[rows], NUM_CONTEXT[rows], IS_TERMINAL[rows], steps)
+    return batch
+
+
+def _losses(model: Algorithm, batch: TrajectoryBatch) -> dict[str, np.ndarray]:
+    """Every part of the loss of every step that counts, 0 elsewhere."""
+    losses = model.losses(batch, tf.constant(STEP, tf.int64), training=False)
+    return {name: (part * losses.mask).numpy() for name, part in losses.parts.items()}
+
+
+def _log_prob(model: Algorithm, item_id: tf.Tensor) -> np.ndarray:
+    """[B, T] of every event that is an item."""
+    found = model.log_prob(model.encoder(item_id), item_id, model.negatives(tf.constant(STEP, tf.int64)))
+    items = item_id.numpy()
+    return np.where((items > 0) & (items < toy.NUM_ITEMS), found.numpy(), 0.0)
+
+
+@contextmanager
+def _eagerly() -> Iterator[None]:
+    """Runs compiled functions op by op: for a few steps of a small model, compiling takes most of the time."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+# === Shapes ===
+
+
+def test_every_step_has_one_value_of_every_loss(model: Algorithm):
+    losses = model.losses(_batch(), tf.constant(STEP, tf.int64), training=True)
+    assert losses.parts
+    for name, part in losses.parts.items():
+        assert part.shape == (4, 5), name
+        assert part.dtype == tf.float32, name
+        assert np.isfinite(part.numpy()).all(), name
+    assert losses.mask.shape == (4, 5)
+    assert losses.mask.dtype == tf.float32
+
+
+def test_states_and_rankings_have_their_shapes(model: Algorithm):
+    mask = tf.constant([[False, True, True, False, True], [True] * 3 + [False] * 2, [False] * 5, [True] * 5])
+    state, history = model.evaluation_states(_batch().item_id, mask)
+    assert state.states.shape == (11, toy.WIDTH)
+    assert state.copy_weights.shape == (11, 5)
+    # The gates are a distribution, however many parts the mixture has.
+    assert np.exp(state.log_gates.numpy()).sum(axis=-1) == pytest.approx(np.ones(11), abs=1e-5)
+    assert (history.shape, history.dtype) == ((11, 5), tf.int32)
+    ranking = model.rank(state, history, 7)
+    assert (ranking.item_id.shape, ranking.item_id.dtype) == ((11, 7), tf.int32)
+    assert (ranking.score.shape, ranking.score.dtype) == ((11, 7), tf.float32)
+
+
+def test_recommendations_are_different_items_of_the_catalogue_by_falling_score(model: Algorithm):
+    batch = _batch()
+    excluded = tf.constant([[3, 1, 0], [2, 2, 2], [toy.UNKNOWN, 7, 19], [0, 0, 0]])
+    ranking = model.rank(model.final_states(batch.item_id, batch.length), batch.item_id, 17, excluded)
+    for items, scores, banned in zip(ranking.item_id.numpy(), ranking.score.numpy(), excluded.numpy(), strict=True):
+        assert len(set(items)) == 17
+        assert ((items > 0) & (items < toy.NUM_ITEMS)).all()
+        assert not set(items) & set(banned)
+        assert np.isfinite(scores).all()
+        assert (np.diff(scores) <= 0).all()
+
+
+# === Padding and other rows change nothing ===
+
+
+def test_padding_does_not_change_the_losses(model: Algorithm):
+    short, long = _losses(model, _batch()), _losses(model, _batch(steps=toy.MAX_STEPS))
+    for name in short:
+        assert long[name][:, :5] == pytest.approx(short[name], rel=1e-4, abs=1e-5), name
+        assert (long[name][:, 5:] == 0).all(), name
+    one, other = toy.mean_loss(model, _batch(), STEP), toy.mean_loss(model, _batch(steps=toy.MAX_STEPS), STEP)
+    assert other == pytest.approx(one, rel=1e-4)
+
+
+def test_other_rows_do_not_change_the_losses_of_a_session(model: Algorithm):
+    together = _losses(model, _batch())
+    for row in range(4):
+        alone = _losses(model, _batch(steps=5, rows=slice(row, row + 1)))
+        for name in together:
+            assert alone[name][0] == pytest.approx(together[name][row], rel=1e-4, abs=1e-5), (name, row)
+
+
+def test_padding_does_not_change_the_recommendations(model: Algorithm):
+    length = _batch().length
+    rankings = []
+    for steps in (5, toy.MAX_STEPS):
+        item_id = _batch(steps=steps).item_id
+        rankings.append(model.rank(model.final_states(item_id, length), item_id, 20))
+    assert rankings[1].score.numpy() == pytest.approx(rankings[0].score.numpy(), abs=1e-4)
+    assert rankings[1].item_id.numpy().tolist() == rankings[0].item_id.numpy().tolist()
+
+
+# === The future does not leak ===
+
+
+def test_later_events_do_not_change_earlier_states_probabilities_and_values(model: Algorithm):
+    items = np.array([[3, 5, 3, 9, 1, 2], [7, 2, 2, toy.UNKNOWN, 8, 8]])
+    for step in range(1, 6):
+        changed = items.copy()
+        # An item of the past, an item that is new and the unknown item; and the row's end.
+        changed[0, step:] = [3, 19, toy.UNKNOWN, 11, 5, 12][: 6 - step]
+        changed[1, step:] = 0
+        before, after = tf.constant(items, tf.int32), tf.constant(changed, tf.int32)
+        states = [model.encoder(item_id).numpy() for item_id in (before, after)]
+        # State t knows events 0..t-1, so state `step` is the last that must stay.
+        assert states[1][:, : step + 1] == pytest.approx(states[0][:, : step + 1], abs=1e-5)
+        assert np.abs(states[1][:, step + 1] - states[0][:, step + 1]).max() > 1e-4
+        probability = [_log_prob(model, item_id)[:, :step] for item_id in (before, after)]
+        assert probability[1] == pytest.approx(probability[0], abs=1e-4)
+        heads = [model.policy(model.encoder(item_id), item_id) for item_id in (before, after)]
+        for one, other in zip(*heads, strict=True):
+            assert other.numpy()[:, : step + 1] == pytest.approx(one.numpy()[:, : step + 1], abs=1e-5)
+        if hasattr(model, "values"):
+            values = [model.values(model.encoder(item_id)).numpy()[:, : step + 1] for item_id in (before, after)]
+            assert values[1] == pytest.approx(values[0], abs=1e-5)
+
+
+def test_one_causal_pass_gives_the_states_of_all_prefixes(model: Algorithm):
+    batch = _batch()
+    mask = tf.sequence_mask(batch.length, 5)
+    together, history = model.evaluation_states(batch.item_id, mask)
+    ranking = model.rank(together, history, 20)
+    place = 0
+    for session in SESSIONS:
+        for step in range(len(session)):
+            prefix = np.zeros((1, toy.MAX_STEPS), np.int32)
+            prefix[0, :step] = session[:step]
+            assert history.numpy()[place].tolist() == prefix[0, :5].tolist()
+            alone = model.rank(model.final_states(tf.constant(prefix), tf.constant([step])), tf.constant(prefix), 20)
+            assert alone.score.numpy()[0] == pytest.approx(ranking.score.numpy()[place], abs=1e-4)
+            assert alone.item_id.numpy()[0].tolist() == ranking.item_id.numpy()[place].tolist()
+            place += 1
+    assert place == len(ranking.item_id)
+
+
+# === Steps that are no targets ===
+
+
+def test_context_padding_and_unknown_items_carry_no_loss(model: Algorithm):
+    mask = model.losses(_batch(), tf.constant(STEP, tf.int64), training=False).mask.numpy()
+    # The second session begins with an unknown item; the fourth has two events of context.
+    assert mask.tolist() == [[1, 1, 1, 1, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 1, 1, 1]]
+
+
+def test_what_happened_at_a_step_without_loss_does_not_change_the_loss(model: Algorithm):
+    before = toy.mean_loss(model, _batch(), STEP)
+    batch = _batch()
+    reward = batch.reward.numpy()
+    # Rewards of the unknown item, of context and of padding.
+    reward[1, 0], reward[3, 0], reward[3, 1], reward[2, 1:] = 9.0, -9.0, 9.0, 9.0
+    feedback = batch.feedback.numpy()
+    feedback[1, 0], feedback[3, :2] = 1 - feedback[1, 0], 1 - feedback[3, :2]
+    changed = batch._replace(reward=tf.constant(reward), feedback=tf.constant(feedback))
+    assert toy.mean_loss(model, changed, STEP) == pytest.approx(before, rel=1e-5)
+
+
+def test_context_is_input(model: Algorithm):
+    before = toy.mean_loss(model, _batch(), STEP)
+    changed = [*SESSIONS[:3], [12, 13, 4, 20, 6]]
+    assert toy.mean_loss(model, _batch(sessions=changed), STEP) != pytest.approx(before, rel=1e-4)
+
+
+def test_a_batch_without_targets_has_no_loss_and_no_gradient(model: Algorithm):
+    batch = toy.batch([[1, 2, 3], [toy.UNKNOWN]], num_context=[3, 0])
+    with tf.GradientTape() as tape:
+        losses = model.losses(batch, tf.constant(STEP, tf.int64), training=False)
+        total = tf.add_n([losses.mean(name) for name in losses.parts])
+    assert float(total) == 0.0
+    for gradient in tape.gradient(total, model.trainable_variables):
+        assert gradient is None or np.abs(tf.convert_to_tensor(gradient).numpy()).max() == 0.0
+
+
+# === Gradients and target networks ===
+
+
+def test_every_weight_gets_a_gradient(model: Algorithm):
+    with tf.GradientTape() as tape:
+        losses = model.losses(_batch(), tf.constant(STEP, tf.int64), training=False)
+        total = tf.add_n([losses.mean(name) for name in losses.parts])
+    variables = model.trainable_variables
+    names = {id(variable): path for path, variable in model.named_variables().items()}
+    assert variables
+    for variable, gradient in zip(variables, tape.gradient(total, variables), strict=True):
+        assert gradient is not None, names[id(variable)]
+        value = tf.convert_to_tensor(gradient).numpy()
+        assert np.isfinite(value).all(), names[id(variable)]
+        assert np.abs(value).max() > 1e-7, names[id(variable)]
+
+
+def test_target_networks_get_no_gradient(model: Algorithm):
+    trained = {id(variable) for variable in model.trainable_variables}
+    frozen = [variable for variable in model.variables if id(variable) not in trained]
+    assert not any(path.startswith("target/") for path, variable in model.named_variables().items() if id(variable) in trained)
+    with tf.GradientTape() as tape:
+        tape.watch(frozen)
+        losses = model.losses(_batch(), tf.constant(STEP, tf.int64), training=False)
+        total = tf.add_n([losses.mean(name) for name in losses.parts])
+    assert tape.gradient(total, frozen) == [None] * len(frozen)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CROSSED if "target_rate" in ALGORITHMS[case.algorithm].config_class.model_fields], ids=str
+)
+def test_target_networks_follow_by_the_stated_rate(case: Case):
+    # Every second step, as far as two single moves of .3: 1 - .7^2 = .51 of the way.
+    model = case.fresh(target_rate=0.3, target_period=2)
+    named = model.named_variables()
+    pairs = [(named[path.removeprefix("target/")], variable) for path, variable in named.items() if path.startswith("target/")]
+    assert pairs
+    with _eagerly():
+        train = TrainStep(model, LazyAdam(0.05), xla=False)
+        for step in range(4):
+            before = [target.numpy() for _, target in pairs]
+            train(_batch(), tf.constant(step, tf.int64))
+            for old, (online, target) in zip(before, pairs, strict=True):
+                expected = old + 0.51 * (online.numpy() - old) if step % 2 else old
+                assert target.numpy() == pytest.approx(expected, abs=1e-6)
+    assert any(np.abs(online.numpy() - target.numpy()).max() > 1e-3 for online, target in pairs)
+
+
+# === Same input, same output ===
+
+
+@pytest.mark.parametrize("case", CROSSED, ids=str)
+def test_the_same_seed_gives_the_same_weights_after_training_and_another_seed_others(case: Case):
+    weights = []
+    for seed in (3, 3, 4):
+        model = case.fresh(seed)
+        with _eagerly():
+            train = TrainStep(model, LazyAdam(0.01), xla=False)
+            for step in range(3):
+                train(_batch(), tf.constant(step, tf.int64))
+        weights.append(np.concatenate([variable.numpy().ravel() for variable in model.variables]))
+    assert weights[0].tolist() == weights[1].tolist()
+    assert weights[0].tolist() != weights[2].tolist()
+
+
+def test_losses_without_dropout_do_not_depend_on_the_moment(model: Algorithm):
+    one = toy.mean_loss(model, _batch(), STEP)
+    tf.random.uniform([3])
+    assert toy.mean_loss(model, _batch(), STEP) == one
+
+
+# === Files ===
+
+
+def _config(case: Case) -> ModelConfig:
+    return ModelConfig(algorithm=toy.algorithm_config(case.algorithm), network=case.networks(), max_steps=toy.MAX_STEPS)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.head in ("full", "untied")], ids=str)
+def test_a_loaded_model_answers_as_the_saved_one(case: Case, tmp_path: Path):
+    model = _moved(case)
+    vocabulary = toy.write_vocabulary(tmp_path / "vocabulary")
+    save_model(tmp_path / "model", model, _config(case), vocabulary.path / "items.parquet")
+    # Another seed, so that nothing is equal because it was drawn alike.
+    loaded = load_model(toy.artifact(tmp_path / "model", "Model"), seed=5)
+    for path, variable in model.named_variables().items():
+        np.testing.assert_array_equal(loaded.algorithm.named_variables()[path].numpy(), variable.numpy(), err_msg=path)
+    batch = _batch()
+    one, other = (m.rank(m.final_states(batch.item_id, batch.length), batch.item_id, 20) for m in (model, loaded.algorithm))
+    assert other.item_id.numpy().tolist() == one.item_id.numpy().tolist()
+    assert other.score.numpy().tolist() == one.score.numpy().tolist()
+    assert loaded.config == _config(case)
+
+
+def test_the_configuration_comes_back_from_json_as_it_was(case: Case):
+    config = _config(case)
+    again = decode(ModelConfig, json.loads(canonical_json(config)), "test")
+    assert again == config
+    assert type(again.algorithm) is ALGORITHMS[case.algorithm].config_class
+    assert canonical_json(again) == canonical_json(config)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_defaults_of_an_algorithm_come_back_from_json_and_its_name_is_its_key(name: str):
+    config = ALGORITHMS[name].config_class()
+    again = decode(ALGORITHMS[name].config_class, json.loads(canonical_json(config)), "test")
+    assert again == config
+    assert config.name == name
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_unknown_key_of_an_algorithm_is_an_error_that_names_it(name: str):
+    plain = {"algorithm": {"name": name, "lerning_rate": 1.0}, "network": {}, "max_steps": 3}
+    with pytest.raises(ConfigError, match=r"algorithm\.lerning_rate: unknown key"):
+        decode(ModelConfig, plain, "test")
+
+
+@pytest.mark.parametrize("case", EXPORTED, ids=str)
+def test_the_exported_signature_is_the_policy_in_memory(case: Case, tmp_path: Path):
+    model = _moved(case)
+    toy.write_vocabulary(tmp_path / "vocabulary")
+    table = pq.read_table(tmp_path / "vocabulary" / "items.parquet")
+    export(LoadedModel(model, _config(case), table), tmp_path / "served", 6)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    batch = _batch()
+    expected = model.rank(model.final_states(batch.item_id, batch.length), batch.item_id, 6, tf.constant([[9], [0], [4], [20]]))
+    names = np.array(["", *toy.item_names(), "never seen"], dtype=object)
+    answer = served.signatures["serving_default"](
+        item_history=tf.constant(names[batch.item_id.numpy()]), exclude=tf.constant([["item-9"], [""], ["item-4"], ["item-20"]])
+    )
+    assert [[item.decode() for item in row] for row in answer["item_id"].numpy()] == names[expected.item_id.numpy()].tolist()
+    assert answer["score"].numpy() == pytest.approx(expected.score.numpy(), abs=1e-4)
+
+
+# === Mixed precision ===
+
+
+def test_mixed_precision_is_finite_and_close_to_float32(case: Case, model: Algorithm):
+    # bfloat16 keeps 8 bits: three digits in a product, two in a sum of a few. 3 % of the loss or .03, whichever is more.
+    with toy.precision("mixed_bfloat16"):
+        mixed = case.fresh()
+        for path, variable in mixed.named_variables().items():
+            assert variable.dtype == tf.float32, path
+            variable.assign(model.named_variables()[path])
+        with tf.GradientTape() as tape:
+            losses = mixed.losses(_batch(), tf.constant(STEP, tf.int64), training=False)
+            means = {name: losses.mean(name) for name in losses.parts}
+            total = tf.add_n(list(means.values()))
+        assert mixed.encoder(_batch().item_id).dtype == tf.bfloat16
+        for gradient in tape.gradient(total, mixed.trainable_variables):
+            assert np.isfinite(tf.convert_to_tensor(gradient).numpy()).all()
+        batch = _batch()
+        ranking = mixed.rank(mixed.final_states(batch.item_id, batch.length), batch.item_id, 20)
+        assert np.isfinite(ranking.score.numpy()).all()
+    for name, value in toy.mean_loss(model, _batch(), STEP).items():
+        assert float(means[name]) == pytest.approx(value, rel=0.03, abs=0.03), name

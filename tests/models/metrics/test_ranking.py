@@ -1,0 +1,214 @@
+"""Ranking metrics against numbers worked out by hand, and the coverage of their intervals."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from models.metrics.ranking import MAX_RANK, RankedSteps, beyond_accuracy, bootstrap, gain, intervals, sum_by_session
+
+CLICK, PURCHASE = 0, 1
+
+
+def _steps(
+    rank: Sequence[int],
+    role: Sequence[int] | None = None,
+    reward: Sequence[float] | None = None,
+    session: Sequence[int] | None = None,
+    recommended: Mapping[int, Sequence[int]] | None = None,
+) -> RankedSteps:
+    size = len(rank)
+    return RankedSteps(
+        rank=np.array(rank, np.int64),
+        role=np.array(role if role is not None else [CLICK] * size, np.int64),
+        reward=np.array(reward if reward is not None else [0.2] * size, np.float32),
+        session=np.array(session if session is not None else range(size), np.int64),
+        known=np.ones(size, bool),
+        recommended={k: np.array(counts, np.int64) for k, counts in (recommended or {}).items()},
+    )
+
+
+def test_metrics_of_one_hit_at_each_place():
+    # Ranks 0, 2, 9 and a miss.
+    # hit_rate@5 = 2/4, @10 = 3/4
+    # ndcg: 1/log2(2) = 1, 1/log2(4) = 1/2, 1/log2(11) -> @5 = 1.5/4, @10 = (1.5 + 1/log2(11))/4
+    # mrr: 1, 1/3, 1/10 -> @5 = (4/3)/4, @10 = (4/3 + 1/10)/4
+    values = sum_by_session(_steps([0, 2, 9, MAX_RANK])).values()
+    assert values["hit_rate@5"] == pytest.approx(0.5)
+    assert values["hit_rate@10"] == values["hit_rate@20"] == pytest.approx(0.75)
+    assert values["ndcg@5"] == pytest.approx(0.375)
+    assert values["ndcg@10"] == pytest.approx((1.5 + 1 / math.log2(11)) / 4)
+    assert values["mrr@5"] == pytest.approx(1 / 3)
+    assert values["mrr@10"] == pytest.approx((4 / 3 + 0.1) / 4)
+
+
+@pytest.mark.parametrize("k", [5, 10, 20])
+def test_the_place_at_the_cut_off_is_a_miss_and_the_one_before_it_a_hit(k: int):
+    assert sum_by_session(_steps([k - 1])).values()[f"hit_rate@{k}"] == 1.0
+    assert sum_by_session(_steps([k])).values()[f"hit_rate@{k}"] == 0.0
+
+
+def test_a_miss_adds_nothing_to_any_metric():
+    values = sum_by_session(_steps([MAX_RANK, MAX_RANK])).values()
+    assert len(values) > 10
+    assert set(values.values()) == {0.0}
+
+
+def test_roles_are_measured_over_their_own_events():
+    # Clicks: a hit and a miss. Purchases: three hits.
+    values = sum_by_session(_steps([0, MAX_RANK, 0, 0, 1], role=[CLICK, CLICK, PURCHASE, PURCHASE, PURCHASE])).values()
+    assert values["click/hit_rate@5"] == pytest.approx(0.5)
+    assert values["purchase/hit_rate@5"] == pytest.approx(1.0)
+    assert values["purchase/ndcg@5"] == pytest.approx((2 + 1 / math.log2(3)) / 3)
+    assert values["hit_rate@5"] == pytest.approx(0.8)
+
+
+def test_a_role_without_events_is_left_out():
+    values = sum_by_session(_steps([0, 1])).values()
+    assert "click/ndcg@10" in values
+    assert not any(name.startswith("purchase/") for name in values)
+
+
+def test_no_events_give_no_metrics():
+    assert sum_by_session(_steps([])).values() == {}
+
+
+def test_the_reward_is_that_of_the_hits_over_all_events():
+    # Hits at 5: the purchase (1.0) and one click (.2); at 10 another click: 1.2/4 and 1.4/4.
+    values = sum_by_session(_steps([0, 3, 7, MAX_RANK], reward=[1.0, 0.2, 0.2, 5.0])).values()
+    assert values["reward@5"] == pytest.approx(0.3)
+    assert values["reward@10"] == pytest.approx(0.35)
+
+
+def test_sums_are_those_of_each_session():
+    # Session 9: a hit and a miss; session 4: a hit. Events count, sessions do not: (1 + 0 + 1) / 3.
+    sums = sum_by_session(_steps([0, MAX_RANK, 0], session=[9, 9, 4]))
+    column = sums.names.index("hit_rate@5")
+    assert sorted(zip(sums.numerators[:, column].tolist(), sums.denominators[:, column].tolist(), strict=True)) == [(1.0, 1.0), (1.0, 2.0)]
+    assert sums.values()["hit_rate@5"] == pytest.approx(2 / 3)
+
+
+def test_an_unknown_metric_is_an_error_that_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"'recall'; known: hit_rate, ndcg, mrr"):
+        gain(np.array([0]), "recall", 5)
+
+
+# === Intervals ===
+
+
+def test_a_constant_metric_has_an_interval_of_no_width():
+    sums = sum_by_session(_steps([0] * 50))
+    found = intervals(sums, bootstrap([sums], 200, seed=0)[0])["hit_rate@5"]
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+
+
+def test_the_same_seed_gives_the_same_resamples_and_another_seed_others():
+    sums = sum_by_session(_steps([0, MAX_RANK] * 20))
+    column = sums.names.index("hit_rate@5")
+    one, again, other = (bootstrap([sums], 50, seed=seed)[0][:, column].tolist() for seed in (3, 3, 4))
+    assert again == one
+    assert other != one
+
+
+def test_the_number_of_resamples_is_that_which_was_asked_for():
+    sums = sum_by_session(_steps([0, MAX_RANK] * 20))
+    for number in (1, 64, 65, 130):
+        assert bootstrap([sums], number, seed=0)[0].shape == (number, len(sums.names))
+
+
+def test_memory_of_the_bootstrap_does_not_change_its_result():
+    sums = sum_by_session(_steps([0, MAX_RANK] * 20))
+    # Columns of purchases are NaN in both: there are none.
+    np.testing.assert_array_equal(bootstrap([sums], 100, seed=0, chunk=7)[0], bootstrap([sums], 100, seed=0, chunk=64)[0])
+
+
+def test_models_are_resampled_together():
+    # The second model hits wherever the first does, and its values are the same in every resample.
+    one, other = sum_by_session(_steps([0, MAX_RANK] * 30)), sum_by_session(_steps([1, MAX_RANK] * 30))
+    first, second = bootstrap([one, other], 100, seed=0)
+    column = one.names.index("hit_rate@10")
+    assert first[:, column].tolist() == second[:, column].tolist()
+
+
+def _simulated(rng: np.random.Generator, sessions: int) -> RankedSteps:
+    """Sessions of 1 to 8 events; the session decides most of whether its events are hits."""
+    length = rng.integers(1, 9, sessions)
+    session = np.repeat(np.arange(sessions), length)
+    chance = rng.choice([0.1, 0.7], sessions)[session]
+    hit = rng.random(len(session)) < chance
+    return _steps(np.where(hit, 0, MAX_RANK).tolist(), session=session.tolist())
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    # The true hit rate is (.1 + .7) / 2 = .4: the length of a session says nothing about its kind. Of 200 intervals of 95 %,
+    # 190 are expected to hold it, with a standard deviation of 3.1. Intervals over events would hold it in about three of four,
+    # because events of one session are alike.
+    rng = np.random.default_rng(0)
+    covered = 0
+    for number in range(200):
+        sums = sum_by_session(_simulated(rng, 120))
+        found = intervals(sums, bootstrap([sums], 200, seed=number)[0])["hit_rate@5"]
+        covered += found.low <= 0.4 <= found.high
+    assert 178 <= covered <= 200
+
+
+def test_the_interval_holds_the_value_and_narrows_with_more_sessions():
+    rng = np.random.default_rng(0)
+    width = {}
+    for sessions in (100, 1600):
+        sums = sum_by_session(_simulated(rng, sessions))
+        found = intervals(sums, bootstrap([sums], 300, seed=0)[0])["hit_rate@5"]
+        assert found.low < found.value < found.high
+        width[sessions] = found.high - found.low
+    # Sixteen times the sessions, a quarter of the width.
+    assert width[1600] == pytest.approx(width[100] / 4, rel=0.3)
+
+
+def test_a_wider_level_gives_a_wider_interval():
+    sums = sum_by_session(_steps([0, MAX_RANK] * 50))
+    resampled = bootstrap([sums], 500, seed=0)[0]
+    narrow, wide = intervals(sums, resampled, 0.5)["hit_rate@5"], intervals(sums, resampled, 0.99)["hit_rate@5"]
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_resamples_without_the_only_purchase_are_left_out():
+    # One session of forty has the purchase; more than a third of the resamples do not hold it.
+    sums = sum_by_session(_steps([0] + [1] * 39, role=[PURCHASE] + [CLICK] * 39))
+    found = intervals(sums, bootstrap([sums], 200, seed=0)[0])["purchase/hit_rate@5"]
+    assert (found.low, found.high) == (1.0, 1.0)
+
+
+def test_intervals_are_finite_even_when_no_resample_holds_the_role():
+    sums = sum_by_session(_steps([0] + [1] * 39, role=[PURCHASE] + [CLICK] * 39))
+    for seed in range(20):
+        for estimate in intervals(sums, bootstrap([sums], 1, seed=seed)[0]).values():
+            assert math.isfinite(estimate.low)
+            assert math.isfinite(estimate.high)
+
+
+# === Beyond accuracy ===
+
+
+def test_coverage_is_the_share_of_items_that_anybody_was_recommended():
+    # Five items: 1, 2 and 4 were recommended; places without an item (id 0) count for nothing.
+    found = beyond_accuracy(_steps([0], recommended={5: [100, 3, 1, 0, 6, 0]}), num_items=6)
+    assert found["coverage@5"] == pytest.approx(3 / 5)
+
+
+def test_the_popularity_share_is_that_of_the_first_hundredth():
+    # 300 items: the first three are the head. They got 2 + 0 + 4 of 20 recommendations.
+    counts = np.zeros(301, np.int64)
+    counts[[0, 1, 3, 4, 300]] = [50, 2, 4, 9, 5]
+    found = beyond_accuracy(_steps([0], recommended={10: counts.tolist()}), num_items=301)
+    assert found["popularity_share@10"] == pytest.approx(6 / 20)
+    assert found["coverage@10"] == pytest.approx(4 / 300)
+
+
+def test_the_head_of_a_small_catalogue_is_one_item():
+    assert beyond_accuracy(_steps([0], recommended={5: [0, 3, 1]}), num_items=3)["popularity_share@5"] == pytest.approx(0.75)
+
+
+def test_nothing_recommended_covers_nothing():
+    found = beyond_accuracy(_steps([0], recommended={5: [7, 0, 0]}), num_items=3)
+    assert found == {"coverage@5": 0.0, "popularity_share@5": 0.0}
