@@ -95,6 +95,67 @@ class TransformerBlock(keras.layers.Layer):
         }
 
 
+class PublishedTransformerBlock(keras.layers.Layer):
+    """The block of the published SASRec (Kang and McAuley, 2018), as Xin et al. (2020) use it.
+
+    Queries are normalised and keys and values are not; what is added to attention and to the feed-forward network is their
+    normalised input; nothing is projected after attention.
+
+    Masking: causal, see `CausalSelfAttention`.
+
+    Args:
+        num_heads: Attention heads; they divide the width of the input.
+        expansion: Width of the feed-forward network as a multiple of the input's.
+        dropout: Share of activations dropped in training.
+    """
+
+    def __init__(self, num_heads: int = 1, expansion: int = 1, dropout: float = 0.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.expansion = expansion
+        self.dropout_rate = dropout
+
+    def build(self, input_shape: Any) -> None:
+        width = int(input_shape[-1])
+        if width % self.num_heads:
+            raise ValueError(f"`num_heads` must divide the width. Received: `num_heads` = {self.num_heads}, width = {width}.")
+        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-8, name="attention_norm")
+        self.query = keras.layers.Dense(width, name="query")
+        # The published keys have a bias, to no effect: it moves all scores of a query alike.
+        self.key = keras.layers.Dense(width, use_bias=False, name="key")
+        self.value = keras.layers.Dense(width, name="value")
+        self.feed_forward_norm = keras.layers.LayerNormalization(epsilon=1e-8, name="feed_forward_norm")
+        self.expand = keras.layers.Dense(self.expansion * width, "relu", name="expand")
+        self.contract = keras.layers.Dense(width, name="contract")
+        self.dropout = keras.layers.Dropout(self.dropout_rate)
+        super().build(input_shape)
+
+    def call(self, states: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """states [B, T, D] -> [B, T, D]."""
+        normalised = self.attention_norm(states)
+        states = normalised + self._attend(normalised, states, training)
+        normalised = self.feed_forward_norm(states)
+        expanded = self.dropout(self.expand(normalised), training=training)
+        return normalised + self.dropout(self.contract(expanded), training=training)
+
+    def _attend(self, normalised: tf.Tensor, states: tf.Tensor, training: bool) -> tf.Tensor:
+        width = states.shape[-1]
+        steps = tf.shape(states)[1]
+        query, key, value = self._heads(self.query(normalised)), self._heads(self.key(states)), self._heads(self.value(states))
+        scores = tf.matmul(query, key, transpose_b=True) * (float(width // self.num_heads) ** -0.5)
+        weights = self.dropout(tf.nn.softmax(scores + causal_bias(steps, scores.dtype)), training=training)
+        mixed = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
+        return tf.reshape(mixed, [-1, steps, width])
+
+    def _heads(self, projected: tf.Tensor) -> tf.Tensor:
+        width = projected.shape[-1]
+        heads = tf.reshape(projected, [-1, tf.shape(projected)[1], self.num_heads, width // self.num_heads])
+        return tf.transpose(heads, [0, 2, 1, 3])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_heads": self.num_heads, "expansion": self.expansion, "dropout": self.dropout_rate}
+
+
 def causal_bias(steps: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """[steps, steps] zero where the column is not later than the row, a large negative number elsewhere."""
     allowed = tf.linalg.band_part(tf.ones([steps, steps], tf.bool), -1, 0)
