@@ -1,6 +1,6 @@
 """Training speed: all positions of a sequence at once against one 10-item state per transition.
 
-    python benchmarks/train.py [--items 70852] [--seconds 20]
+    python benchmarks/train.py [--items 70852] [--seconds 10] [--only bc sqn] [--growth 10000 1000000]
 
 Peer: the step that the published SQN code takes (Xin et al., 2020), written the straightforward way in Keras: 256 transitions,
 each with a state of 10 items; two networks, each with two heads over the whole catalogue; double Q-learning and cross-entropy;
@@ -31,6 +31,7 @@ from models.frameworks import keras, tf
 STATE_LENGTH, REFERENCE_BATCH = 10, 256
 SESSIONS, STEPS, WIDTH, NEGATIVES = 256, 20, 64, 512
 ROUNDS = 5
+REFERENCE = "reference-style SQN"
 
 Step = Callable[[], Any]
 
@@ -86,13 +87,13 @@ def our_step(name: str, num_items: int, rng: np.random.Generator, xla: bool, bfl
         width=WIDTH, num_sampled=NEGATIVES, softmax="sampled", backbone=SASRecConfig(num_blocks=1, num_heads=1, expansion=1)
     )
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")
-    algorithm = ALGORITHMS[name](ALGORITHMS[name].config_class(), network, Catalogue(num_items, STEPS, np.sort(counts)[::-1].copy()))
+    algorithm = ALGORITHMS[name].create(ALGORITHMS[name].config_class(), network, Catalogue(num_items, STEPS, np.sort(counts)[::-1].copy()))
     algorithm.build()
     keras.mixed_precision.set_global_policy("float32")
-    train = TrainStep(algorithm, LazyAdam(1e-3, jit_compile=False), xla)
+    train = TrainStep(algorithm, lambda _: LazyAdam(1e-3, jit_compile=False), xla)
     batch = random_batch(num_items, rng)
     number = iter(range(1 << 30))
-    return lambda: train(batch, tf.constant(next(number), tf.int64)), algorithm
+    return lambda: train(batch, next(number)), algorithm
 
 
 def random_batch(num_items: int, rng: np.random.Generator) -> TrajectoryBatch:
@@ -144,15 +145,34 @@ def step_gflop(name: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=70_852)
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for each line of the table")
-    parser.add_argument("--only", nargs="*", default=["bc", "sqn"], help="algorithms")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time for each line of the tables")
+    parser.add_argument("--only", nargs="*", default=list(ALGORITHMS), help="algorithms")
+    parser.add_argument("--compiled", nargs="*", default=["bc", "sqn"], help="algorithms that are also measured in bfloat16 and with XLA")
+    parser.add_argument("--growth", nargs="*", type=int, default=[10_000, 100_000, 1_000_000], help="catalogues of the second table")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
-    steps: dict[str, Step] = {"reference-style SQN": reference_step(arguments.items, rng)}
+    steps: dict[str, Step] = {REFERENCE: reference_step(arguments.items, rng)}
     for name in arguments.only:
         steps[name], _ = our_step(name, arguments.items, rng, xla=False, bfloat16=False)
-        steps[f"{name}, bfloat16"], _ = our_step(name, arguments.items, rng, xla=False, bfloat16=True)
-        steps[f"{name}, XLA"], _ = our_step(name, arguments.items, rng, xla=True, bfloat16=False)
+        if name in arguments.compiled:
+            steps[f"{name}, bfloat16"], _ = our_step(name, arguments.items, rng, xla=False, bfloat16=True)
+            steps[f"{name}, XLA"], _ = our_step(name, arguments.items, rng, xla=True, bfloat16=False)
+    rates, peak = measured(steps, arguments.seconds)
+    reference = rates[REFERENCE] * REFERENCE_BATCH
+    print(f"{arguments.items:,} items, width {WIDTH}, {os.cpu_count()} cores, float32 matmul peak {peak:.0f} GFLOP/s\n")
+    print("| step | transitions/s | ms a step | against the reference style | share of the matmul peak |")
+    print("|---|---|---|---|---|")
+    for name, median in rates.items():
+        per_step = REFERENCE_BATCH if name == REFERENCE else SESSIONS * STEPS
+        algorithm = name.partition(",")[0]
+        share = f"{median * step_gflop(algorithm) / peak:.0%}" if algorithm in ("bc", "sqn") else ""
+        print(f"| {name} | {median * per_step:,.0f} | {1000 / median:.1f} | {median * per_step / reference:.1f}x | {share} |")
+    if arguments.growth:
+        growth(arguments.growth, [name for name in ("bc", "sqn", "cql") if name in arguments.only], arguments.seconds)
+
+
+def measured(steps: dict[str, Step], seconds: float) -> tuple[dict[str, float], float]:
+    """Median calls per second of every step, taken in turns, and the peak of a matrix product, GFLOP/s."""
     for step in steps.values():
         step()
         step()
@@ -161,17 +181,22 @@ def main() -> None:
     for _ in range(ROUNDS):
         peaks.append(matmul_peak(1.0))
         for name, step in steps.items():
-            rates[name].append(rate(step, arguments.seconds / ROUNDS))
-    peak = float(np.median(peaks))
-    reference = float(np.median(rates["reference-style SQN"])) * REFERENCE_BATCH
-    print(f"{arguments.items:,} items, width {WIDTH}, {os.cpu_count()} cores, float32 matmul peak {peak:.0f} GFLOP/s\n")
-    print("| step | transitions/s | ms a step | against the reference style | share of the matmul peak |")
-    print("|---|---|---|---|---|")
-    for name, values in rates.items():
-        median = float(np.median(values))
-        per_step = REFERENCE_BATCH if name.startswith("reference") else SESSIONS * STEPS
-        share = "" if name.startswith("reference") else f"{median * step_gflop(name.split(',')[0]) / peak:.0%}"
-        print(f"| {name} | {median * per_step:,.0f} | {1000 / median:.1f} | {median * per_step / reference:.1f}x | {share} |")
+            rates[name].append(rate(step, seconds / ROUNDS))
+    return {name: float(np.median(values)) for name, values in rates.items()}, float(np.median(peaks))
+
+
+def growth(catalogues: list[int], names: list[str], seconds: float) -> None:
+    """Prints how a step grows with the catalogue, and what the model of each size takes."""
+    import psutil
+
+    print("\n| items | " + " | ".join(f"{name}, ms a step" for name in names) + " | memory of these models |")
+    print("|---" * (len(names) + 2) + "|")
+    for num_items in catalogues:
+        before = psutil.Process().memory_info().rss
+        steps = {name: our_step(name, num_items, np.random.default_rng(0), xla=False, bfloat16=False)[0] for name in names}
+        rates, _ = measured(steps, seconds)
+        memory = psutil.Process().memory_info().rss - before
+        print(f"| {num_items:,} | " + " | ".join(f"{1000 / rates[name]:.1f}" for name in names) + f" | {memory / 2**30:.2f} GiB |")
 
 
 if __name__ == "__main__":

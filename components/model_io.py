@@ -53,7 +53,7 @@ def build_model(config: ModelConfig, vocabulary: pa.Table, seed: int) -> Algorit
     """A model with fresh weights."""
     catalogue = Catalogue(vocabulary.num_rows + 1, config.max_steps, vocabulary[COUNT].to_numpy())
     kind = ALGORITHMS[_name(config.algorithm)]
-    algorithm = kind(config.algorithm, config.network, catalogue, seed)
+    algorithm = kind.create(config.algorithm, config.network, catalogue, seed)
     algorithm.build()
     return algorithm
 

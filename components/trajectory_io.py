@@ -7,9 +7,11 @@ alone, and a run that starts in the middle of an epoch reads on from the same pl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from components.artifacts import Artifact, ArtifactError
 from models.batch import TrajectoryBatch
@@ -136,3 +138,84 @@ def _padded(parsed: dict[str, Any], rows: tf.Tensor, round_steps: int) -> Trajec
         is_terminal=tf.cast(tf.gather(parsed[trajectory.IS_TERMINAL], rows), tf.float32),
         session=tf.gather(parsed["session"], rows),
     )
+
+
+class Transitions:
+    """All transitions of some files in memory, to be drawn one by one; 24 bytes for an event and 16 for a transition.
+
+    Args:
+        files: Shards.
+        context: Most events that the state before a transition keeps.
+    """
+
+    def __init__(self, files: list[str], context: int):
+        self._context = context
+        events: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _FEATURES}
+        targets: list[npt.NDArray[np.int64]] = []
+        before: list[npt.NDArray[np.int64]] = []
+        done: list[npt.NDArray[np.bool_]] = []
+        session: list[npt.NDArray[np.int64]] = []
+        total = 0
+        for serialized in raw_records(files).batch(4096):
+            parsed = parse(serialized)
+            for name in _FEATURES:
+                events[name].append(parsed[name].flat_values.numpy())
+            length, context_steps = parsed["length"].numpy().astype(np.int64), parsed[trajectory.NUM_CONTEXT].numpy()
+            first = np.cumsum(length) - length
+            step = np.arange(length.sum()) - np.repeat(first, length)
+            is_target = step >= np.repeat(context_steps, length)
+            is_last = step == np.repeat(length, length) - 1
+            targets.append(np.flatnonzero(is_target) + total)
+            before.append(np.minimum(step, context)[is_target])
+            done.append((is_last & np.repeat(parsed[trajectory.IS_TERMINAL].numpy() > 0, length))[is_target])
+            session.append(np.repeat(parsed["session"].numpy(), length)[is_target])
+            total += int(length.sum())
+        self._events = {name: np.concatenate(parts) if parts else np.zeros(0) for name, parts in events.items()}
+        self._targets, self._before = _joined(targets, np.int64), _joined(before, np.int64)
+        self._done, self._session = _joined(done, np.bool_), _joined(session, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def batches(self, batch_size: int, seed: int, epoch: int, skip: int = 0) -> Iterator[TrajectoryBatch]:
+        """As many batches as a pass has, each drawn from all transitions anew, no transition twice in a batch.
+
+        Args:
+            batch_size: B.
+            seed: Seed of the draws.
+            epoch: Number of the pass.
+            skip: Batches of the pass that are left out, for a run that goes on in its middle.
+
+        Yields:
+            Records of up to `context` events and the one that is the target, T = context + 1.
+        """
+        size = min(batch_size, len(self))
+        for number in range(skip, max(1, len(self) // batch_size) if len(self) else 0):
+            rng = np.random.default_rng([seed, epoch, number])
+            # A few too many, made distinct: as good as a draw without replacement, whatever the number of transitions.
+            drawn = rng.permutation(len(self)) if len(self) < 4 * size else np.unique(rng.integers(len(self), size=2 * size))
+            yield self._batch(rng.permutation(drawn)[:size])
+
+    def _batch(self, chosen: npt.NDArray[np.int64]) -> TrajectoryBatch:
+        before = self._before[chosen]
+        step = np.arange(self._context + 1)[None, :]
+        inside = step <= before[:, None]
+        place = np.where(inside, self._targets[chosen, None] - before[:, None] + step, 0)
+
+        def steps_of(name: str, dtype: Any) -> tf.Tensor:
+            return tf.constant(np.where(inside, self._events[name][place], 0).astype(dtype))
+
+        return TrajectoryBatch(
+            item_id=steps_of(trajectory.ITEM_ID, np.int32),
+            feedback=steps_of(trajectory.FEEDBACK, np.int32),
+            reward=steps_of(trajectory.REWARD, np.float32),
+            return_to_go=steps_of(trajectory.RETURN_TO_GO, np.float32),
+            length=tf.constant((before + 1).astype(np.int32)),
+            num_context=tf.constant(before.astype(np.int32)),
+            is_terminal=tf.constant(self._done[chosen].astype(np.float32)),
+            session=tf.constant(self._session[chosen]),
+        )
+
+
+def _joined(parts: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype)

@@ -30,10 +30,14 @@ class TrajectoryBatch(NamedTuple):
     is_terminal: tf.Tensor
     session: tf.Tensor
 
+    def is_step(self) -> tf.Tensor:
+        """[B, T] True for steps, False for padding."""
+        return tf.range(tf.shape(self.item_id)[1])[None, :] < self.length[:, None]
+
     def is_target(self) -> tf.Tensor:
         """[B, T] True for the steps that are targets."""
         step = tf.range(tf.shape(self.item_id)[1])[None, :]
-        return (step >= self.num_context[:, None]) & (step < self.length[:, None])
+        return (step >= self.num_context[:, None]) & self.is_step()
 
     def done(self) -> tf.Tensor:
         """[B, T] float32, 1 at the step that ends its session."""

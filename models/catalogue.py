@@ -24,16 +24,23 @@ class CatalogueLogits:
         vectors = tf.cast(vectors, states.dtype)
         # The rest is never empty, so its maximum always is a number.
         self._whole = (tf.shape(vectors)[0] - 1) // _BLOCK * _BLOCK
-        blocks = tf.cast(tf.matmul(states, vectors[: self._whole], transpose_b=True), tf.float32)
-        self._rest = tf.cast(tf.matmul(states, vectors[self._whole :], transpose_b=True), tf.float32)
-        self._flat = blocks
-        self._blocks = tf.reshape(blocks, [tf.shape(states)[0], self._whole // _BLOCK, _BLOCK])
+        self._set(
+            tf.cast(tf.matmul(states, vectors[: self._whole], transpose_b=True), tf.float32),
+            tf.cast(tf.matmul(states, vectors[self._whole :], transpose_b=True), tf.float32),
+        )
+
+    def _set(self, whole: tf.Tensor, rest: tf.Tensor) -> None:
+        self._flat, self._rest = whole, rest
+        self._blocks = tf.reshape(whole, [tf.shape(whole)[0], self._whole // _BLOCK, _BLOCK])
         self._maxima = tf.reduce_max(self._blocks, axis=2)
 
-    def logsumexp(self) -> tf.Tensor:
-        """[M, 1] logarithm of the sum of the exponentials."""
+    def logsumexp(self, without: tf.Tensor | None = None) -> tf.Tensor:
+        """[M, 1] logarithm of the sum of the exponentials, less those of some of the logits [M, L]."""
         greatest = tf.maximum(tf.reduce_max(self._maxima, axis=1, keepdims=True), tf.reduce_max(self._rest, axis=1, keepdims=True))
         total = sum(tf.reduce_sum(tf.exp(part - greatest), axis=1, keepdims=True) for part in (self._flat, self._rest))
+        if without is not None:
+            # Of a sum in 32 bits no more than its last bits are lost.
+            total = tf.maximum(total - tf.reduce_sum(tf.exp(without - greatest), axis=1, keepdims=True), 1e-7 * total)
         return greatest + tf.math.log(total)
 
     def top_k(self, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -52,6 +59,22 @@ class CatalogueLogits:
         index = tf.concat([index, tf.tile(rest, [rows, 1])], axis=1)
         value, place = tf.math.top_k(tf.concat([candidates, self._rest], axis=1), k)
         return value, tf.gather(index, place, batch_dims=1)
+
+    @classmethod
+    def of_scores(cls, scores: tf.Tensor) -> CatalogueLogits:
+        """The same of scores [M, I] that are there already."""
+        found = cls.__new__(cls)
+        found._whole = (tf.shape(scores)[1] - 1) // _BLOCK * _BLOCK
+        found._set(scores[:, : found._whole], scores[:, found._whole :])
+        return found
+
+    def dense(self) -> tf.Tensor:
+        """[M, I] the logits in one piece."""
+        return tf.concat([self._flat, self._rest], axis=1)
+
+    def of_items(self, item_id: tf.Tensor, num_items: int) -> tf.Tensor:
+        """[M, L] logits of items by id [M, L]; what is no item gets that of another, to be masked by the caller."""
+        return self.at(tf.clip_by_value(item_id - 1, 0, num_items - 2))
 
     def at(self, index: tf.Tensor) -> tf.Tensor:
         """[M, L] logits of some items of each row, by index [M, L]."""

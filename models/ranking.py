@@ -1,7 +1,7 @@
-"""The best items of a policy, exactly, without scoring the mixture over the whole catalogue.
+"""The best items under a policy or under values, exactly, without scoring mixtures over the whole catalogue.
 
-An item outside the session gets its probability from the catalogue part alone, so the best K of them are the K with the
-greatest catalogue logits. The best K of the mixture are therefore among those and the session's own items.
+An item outside the session gets its score from the catalogue part alone, so the best K of them are the K with the greatest
+catalogue logits. The best K of all are therefore among those and the session's own items.
 
 Ties: the lower id first, which is the more popular item.
 """
@@ -14,6 +14,9 @@ from models.catalogue import CatalogueLogits
 from models.frameworks import tf
 from models.numerics import IMPOSSIBLE, TINY
 from schemas.trajectory import PAD_ITEM_ID
+
+LEAST = -1e6
+"""Log-probability of an item that has none, which still comes before no item at all."""
 
 NOT_RANKED = IMPOSSIBLE
 """Score of a place for which there is no item."""
@@ -45,7 +48,31 @@ class Ranking(NamedTuple):
     score: tf.Tensor
 
 
-def top_k(state: PolicyState, session: tf.Tensor, vectors: tf.Tensor, num_items: int, k: int, excluded: tf.Tensor | None = None) -> Ranking:
+class CatalogueScores(NamedTuple):
+    """Scores of M states, the catalogue's and those that the session's own items have instead.
+
+    Attributes:
+        logits: Scores of items 1..N-1 as far as the catalogue goes.
+        offset: [M, 1] what is added to all of them.
+        own: [M, L] scores of the session's items, repetition included; each event of an item has the item's.
+        repetition_pays: True where an own item's score is never below what the catalogue alone gives it.
+    """
+
+    logits: CatalogueLogits
+    offset: tf.Tensor
+    own: tf.Tensor
+    repetition_pays: bool
+
+
+def top_k(
+    state: PolicyState,
+    session: tf.Tensor,
+    vectors: tf.Tensor,
+    num_items: int,
+    k: int,
+    excluded: tf.Tensor | None = None,
+    copies: bool = True,
+) -> Ranking:
     """Ranks the whole catalogue under the mixture of catalogue and copy.
 
     Args:
@@ -55,32 +82,57 @@ def top_k(state: PolicyState, session: tf.Tensor, vectors: tf.Tensor, num_items:
         num_items: N, padding included.
         k: K.
         excluded: [M, E] int32 items not to rank; padding excludes nothing.
+        copies: False where the head has no copy part and the catalogue's softmax is over all items.
+
+    Returns:
+        The ranking by log-probability.
+    """
+    return best_of_catalogue(policy_scores(state, session, vectors, num_items, copies), session, num_items, k, excluded)
+
+
+def policy_scores(state: PolicyState, session: tf.Tensor, vectors: tf.Tensor, num_items: int, copies: bool = True) -> CatalogueScores:
+    """Log-probabilities under the mixture; arguments as in `top_k`."""
+    logits = CatalogueLogits(state.states, vectors[1:num_items])
+    if not copies:
+        normaliser = state.log_gates[:, 0:1] - logits.logsumexp()
+        return CatalogueScores(logits, normaliser, normaliser + logits.of_items(session, num_items), repetition_pays=True)
+    # What is in the session has no part in the catalogue's softmax.
+    own_logit = tf.where(is_own(session, num_items), logits.of_items(session, num_items), IMPOSSIBLE)
+    normaliser = state.log_gates[:, 0:1] - logits.logsumexp(without=own_logit)
+    copied = sum_by_item(session, state.copy_weights)
+    log_copy = tf.where(copied > 0, state.log_gates[:, 1:2] + tf.math.log(tf.maximum(copied, TINY)), LEAST)
+    return CatalogueScores(logits, normaliser, tf.maximum(log_copy, LEAST), repetition_pays=False)
+
+
+def best_of_catalogue(scores: CatalogueScores, session: tf.Tensor, num_items: int, k: int, excluded: tf.Tensor | None = None) -> Ranking:
+    """The best K of the catalogue and the session's own items.
+
+    Args:
+        scores: Of M states.
+        session: [M, L] int32 events that `scores.own` belongs to; padding and unknown items do not count.
+        num_items: N, padding included.
+        k: K.
+        excluded: [M, E] int32 items not to rank; padding excludes nothing.
 
     Returns:
         The ranking.
     """
     num_excluded = 0 if excluded is None else tf.shape(excluded)[1]
-    logits = CatalogueLogits(state.states, vectors[1:num_items])
-    normaliser = state.log_gates[:, 0:1] - logits.logsumexp()
     # As many more as can be taken out again below.
-    best_logit, best_index = logits.top_k(tf.minimum(k + num_excluded, num_items - 1))
+    num_fallen = 0 if scores.repetition_pays else tf.shape(session)[1]
+    best_logit, best_index = scores.logits.top_k(tf.minimum(k + num_excluded + num_fallen, num_items - 1))
     catalogue_id = best_index + 1
-    from_catalogue = normaliser + best_logit
+    from_catalogue = scores.offset + best_logit
+    usable = is_own(session, num_items)
 
-    copied, first = _by_item(session, state.copy_weights)
-    usable = first & (session != PAD_ITEM_ID) & (session < num_items)
-    own_logit = logits.at(tf.clip_by_value(session - 1, 0, num_items - 2))
-    log_copy = state.log_gates[:, 1:2] + tf.math.log(tf.maximum(copied, TINY))
-    own = tf.reduce_logsumexp(tf.stack([normaliser + own_logit, tf.where(copied > 0, log_copy, NOT_RANKED)], axis=-1), axis=-1)
-
-    # An item of the session stands once, with both its parts.
+    # An item of the session stands once, with its own score.
     repeated = tf.reduce_any(tf.equal(catalogue_id[:, :, None], tf.where(usable, session, -1)[:, None, :]), axis=-1)
     ids = tf.concat([catalogue_id, session], axis=1)
-    scores = tf.concat([tf.where(repeated, NOT_RANKED, from_catalogue), tf.where(usable, own, NOT_RANKED)], axis=1)
+    values = tf.concat([tf.where(repeated, NOT_RANKED, from_catalogue), tf.where(usable, scores.own, NOT_RANKED)], axis=1)
     if excluded is not None:
         banned = tf.reduce_any(tf.equal(ids[:, :, None], excluded[:, None, :]), axis=-1)
-        scores = tf.where(banned, NOT_RANKED, scores)
-    return best(ids, scores, k)
+        values = tf.where(banned, NOT_RANKED, values)
+    return best(ids, values, k)
 
 
 def best(ids: tf.Tensor, scores: tf.Tensor, k: int) -> Ranking:
@@ -95,9 +147,14 @@ def best(ids: tf.Tensor, scores: tf.Tensor, k: int) -> Ranking:
     return Ranking(tf.where(score > NOT_RANKED / 2, chosen, PAD_ITEM_ID), score)
 
 
-def _by_item(session: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Sum of the weights of each event's item [M, L], and whether the event is the item's first [M, L]."""
+def sum_by_item(session: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """[M, L] sum of the weights [M, L] of each event's item."""
     same = tf.equal(session[:, :, None], session[:, None, :])
-    total = tf.reduce_sum(tf.where(same, weights[:, None, :], 0.0), axis=-1)
-    earlier = tf.linalg.band_part(tf.cast(same, tf.int32), -1, 0)
-    return total, tf.equal(tf.reduce_sum(earlier, axis=-1), 1)
+    return tf.reduce_sum(tf.where(same, weights[:, None, :], 0.0), axis=-1)
+
+
+def is_own(session: tf.Tensor, num_items: int) -> tf.Tensor:
+    """[M, L] True for the first event of each item of the session that is in the vocabulary."""
+    same = tf.cast(tf.equal(session[:, :, None], session[:, None, :]), tf.int32)
+    first = tf.equal(tf.reduce_sum(tf.linalg.band_part(same, -1, 0), axis=-1), 1)
+    return first & (session != PAD_ITEM_ID) & (session < num_items)

@@ -31,6 +31,11 @@ class ServedPolicy(tf.Module):
         self._max_steps = algorithm.catalogue.max_steps
         # Everything below must be an attribute, or the exported model would not keep it.
         self.weights = algorithm.trackable()
+        # What ranking makes of the weights is made once, and not for every request.
+        self.tables = {
+            head: table if isinstance(table, tf.Variable) else tf.Variable(table, trainable=False)
+            for head, table in algorithm.tables().items()
+        }
         self.asset = tf.saved_model.Asset(items_file)
         whole, line = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
         to_id = tf.lookup.TextFileInitializer(self.asset.asset_path, tf.string, whole, tf.int64, line)
@@ -62,7 +67,8 @@ class ServedPolicy(tf.Module):
         batch = tf.shape(history)[0]
         excluded = self._ids(exclude)
         excluded = tf.broadcast_to(excluded, [batch, tf.shape(excluded)[1]])
-        ranking = self._algorithm.rank(self._algorithm.final_states(history, length), history, self._k, excluded)
+        states = self._algorithm.final_states(history, length)
+        ranking = self._algorithm.rank(states, history, self._k, excluded, tables=self.tables)
         names = self.name_table.lookup(tf.cast(ranking.item_id, tf.int64) - 1)
         return {serving.ITEM_ID: names, serving.SCORE: tf.maximum(ranking.score, NOT_RANKED)}
 
@@ -88,15 +94,17 @@ class RankedPolicy(tf.Module):
     Args:
         algorithm: The policy; its weights are read when `rank` is called, so one serves a model all through its training.
         k: K.
+        head: What to rank by; None is the head that recommends.
     """
 
     CHUNK_STATES = 128
     """States ranked at a time: few enough that a block of logits of a large catalogue stays near the processor."""
 
-    def __init__(self, algorithm: Algorithm, k: int):
+    def __init__(self, algorithm: Algorithm, k: int, head: str | None = None):
         super().__init__(name="ranked_policy")
         self._algorithm = algorithm
         self._k = k
+        self._head = head
         self.weights = algorithm.trackable()
 
     @tf.function(
@@ -119,6 +127,7 @@ class RankedPolicy(tf.Module):
             int32 [M, K] items, best first, in order of `tf.where(mask)`.
         """
         state, history = self._algorithm.evaluation_states(item_id, mask)
+        tables = self._algorithm.tables()
         count = tf.shape(history)[0]
         num_chunks = (count + self.CHUNK_STATES - 1) // self.CHUNK_STATES
 
@@ -127,7 +136,8 @@ class RankedPolicy(tf.Module):
             part = tf.nest.map_structure(lambda tensor: tensor[rows], state)
             # Padding excludes nothing.
             excluded = tf.where(exclude_seen, history[rows], PAD_ITEM_ID)
-            return number + 1, found.write(number, self._algorithm.rank(part, history[rows], self._k, excluded).item_id)
+            ranking = self._algorithm.rank(part, history[rows], self._k, excluded, self._head, tables)
+            return number + 1, found.write(number, ranking.item_id)
 
         parts = tf.TensorArray(tf.int32, size=num_chunks, infer_shape=False, element_shape=[None, self._k])
         _, parts = tf.while_loop(lambda number, _: number < num_chunks, rank_chunk, (0, parts), parallel_iterations=1)

@@ -41,6 +41,8 @@ class TrainerConfig(Config):
     """Start from an earlier model: a model artifact's folder, or `latest_blessed`. Items are matched by name."""
     checkpoint_every_seconds: float = pydantic.Field(default=120.0, gt=0.0)
     """A killed run goes on from its last checkpoint."""
+    divergence_factor: float = pydantic.Field(default=10.0, gt=0.0)
+    """Stop when the mean size of learned values exceeds the greatest possible return this many times."""
     mixed_precision: bool = False
     """Compute in bfloat16, keep weights in float32."""
     xla: bool = False

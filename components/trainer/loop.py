@@ -1,30 +1,169 @@
-"""The training loop: epochs, validation, checkpoints, and what stops it."""
+"""The training loop: what is trained, epochs, validation, checkpoints, and what stops it."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from components.artifacts import Artifact
 from components.base import ComponentError, Context
 from components.evaluation import Protocol, rank_model
-from components.model_io import LoadedModel, read_weights, write_weights
+from components.model_io import LoadedModel, ModelConfig, build_model, read_weights, write_weights
 from components.trainer.config import TrainerConfig
-from components.trainer.step import Optimizer, TrainStep
+from components.trainer.step import TrainStep
 from components.trajectory_io import epoch_batches, shard_files
+from models.algorithms.base import Algorithm
 from models.batch import TrajectoryBatch
-from models.frameworks import tf
+from models.frameworks import keras, tf
+from models.losses.health import Q_BOUND, Q_SCALE
 from models.metrics.ranking import MAX_RANK, sum_by_session
+from models.optimizers import LazyAdam
+from models.sampling import NegativeSampler
 from models.serving import RankedPolicy
+from models.targets import copy_variables
 
 _XLA_STEP_MULTIPLE = 8
 _LOG_EVERY_SECONDS = 2.0
+HEALTH = "health/"
+"""In front of the numbers that are logged beside the losses."""
+
+
+@contextmanager
+def frameworks(config: TrainerConfig) -> Iterator[None]:
+    """Seeds and precision for the time of the training; both are global in Keras."""
+    keras.utils.set_random_seed(config.seed)
+    # Generators whose state is a variable, so that checkpoints hold it and a resumed run draws the same dropout.
+    keras.backend.experimental.enable_tf_random_generator()
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
+def make_optimizer(config: TrainerConfig, learning_rate: float | None = None) -> Any:
+    """The optimiser of a training; `learning_rate` takes the place of the configured one."""
+    rate: Any = learning_rate or config.learning_rate
+    if config.warmup_steps:
+        rate = keras.optimizers.schedules.PolynomialDecay(rate / config.warmup_steps, config.warmup_steps, rate)
+    return LazyAdam(rate, global_clipnorm=config.gradient_clip_norm, jit_compile=False)
+
+
+class Trainable:
+    """A model with what is compiled to train and to rank it.
+
+    Args:
+        model: What is trained; its variables exist.
+        config: How.
+    """
+
+    def __init__(self, model: LoadedModel, config: TrainerConfig):
+        self.model = model
+        self.step = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla)
+        self.ranked = RankedPolicy(model.algorithm, MAX_RANK)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The model itself."""
+        return self.model.algorithm
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights that gradients move."""
+        return int(sum(np.prod(variable.shape) for variable in self.algorithm.trainable_variables))
+
+
+class SeedSeries:
+    """One configuration trained from several seeds, one after the other, in the same compiled functions.
+
+    Each training starts as it would in a process of its own: weights, moments and generators are those of its seed.
+
+    Args:
+        config: What is trained and how; its seed does not count.
+        vocabulary: The items.
+        max_steps: T, most events of a record.
+    """
+
+    def __init__(self, config: TrainerConfig, vocabulary: pa.Table, max_steps: int):
+        self._config = config
+        self._vocabulary = vocabulary
+        self._model_config = ModelConfig(algorithm=config.algorithm, network=config.network, max_steps=max_steps)
+        self._trainable: Trainable | None = None
+        self._seeds: list[tf.Variable] = []
+
+    def start(self, seed: int) -> Trainable:
+        """The model with the fresh weights of a seed; to be called within `frameworks`. What an earlier call returned is spent."""
+        fresh = build_model(self._model_config, self._vocabulary, seed)
+        seeds, generators = [sampler._seed for sampler in _samplers(fresh)], fresh.random_generators()
+        if self._trainable is not None:
+            algorithm = self._trainable.algorithm
+            copy_variables(fresh, algorithm)
+            for variable, value in zip(self._seeds, seeds, strict=True):
+                variable.assign(value)
+            for ours, theirs in zip(algorithm.random_generators(), generators, strict=True):
+                ours.reset(theirs.state)
+            for optimizer in self._trainable.step.optimizers.values():
+                for variable in optimizer.variables:
+                    variable.assign(tf.zeros_like(variable))
+            if _losses_agree(fresh, algorithm):
+                return self._trainable
+        # The first seed, or an algorithm into whose graph the seed is built as a constant.
+        self._trainable = Trainable(LoadedModel(fresh, self._model_config, self._vocabulary), self._config)
+        self._seeds = [tf.Variable(value, dtype=tf.int64, trainable=False) for value in seeds]
+        for sampler, variable in zip(_samplers(fresh), self._seeds, strict=True):
+            # Before anything is traced, so that the compiled functions read it.
+            sampler._seed = variable
+        return self._trainable
+
+
+def _samplers(part: Any) -> list[NegativeSampler]:
+    """All samplers below a part of a model, in the order of assignment, those included that modules keep to themselves."""
+    found: dict[int, Any] = {}
+
+    def look(value: Any) -> None:
+        ours = type(value).__module__.startswith("models.") and not isinstance(value, tf.Module)
+        if ours and id(value) not in found:
+            found[id(value)] = value
+            for inner in getattr(value, "__dict__", {}).values():
+                look(inner)
+
+    look(part)
+    return [value for value in found.values() if isinstance(value, NegativeSampler)]
+
+
+def _losses_agree(one: Algorithm, other: Algorithm) -> bool:
+    """True when two models with equal weights and seeds have equal losses; both at the first step and at a late one."""
+    catalogue = one.catalogue
+    rng, shape = np.random.default_rng(0), (8, min(8, catalogue.max_steps))
+    reward = tf.constant(rng.choice([0.2, 1.0], shape), tf.float32)
+    batch = TrajectoryBatch(
+        item_id=tf.constant(rng.integers(1, catalogue.num_items, shape), tf.int32),
+        feedback=tf.cast(reward > 0.5, tf.int32),
+        reward=reward,
+        return_to_go=tf.cumsum(reward, axis=1, reverse=True),
+        length=tf.fill([shape[0]], shape[1]),
+        num_context=tf.zeros([shape[0]], tf.int32),
+        is_terminal=tf.ones([shape[0]]),
+        session=tf.range(shape[0], dtype=tf.int64),
+    )
+    for phase in one.phases:
+        named = {"phase": phase.name} if phase.name else {}
+        for step in (0, 1 << 20):
+            ours, theirs = (model.losses(batch, tf.constant(step, tf.int64), training=False, **named) for model in (one, other))
+            if not all(np.allclose(ours.parts[name], theirs.parts[name], rtol=1e-5, atol=1e-7) for name in ours.parts):
+                return False
+    return True
 
 
 @dataclass
@@ -59,23 +198,23 @@ class TrainingLoop:
     optimiser, random generators, place in the data.
 
     Args:
-        model: What is trained.
-        optimizer: How.
+        trainable: What is trained.
         config: For how long.
         examples: On what.
         context: Scratch folder and progress.
         logs: Folder of TensorBoard's event files.
     """
 
-    def __init__(self, model: LoadedModel, optimizer: Optimizer, config: TrainerConfig, examples: Artifact, context: Context, logs: Path):
-        algorithm = model.algorithm
-        self._model = model
+    def __init__(self, trainable: Trainable, config: TrainerConfig, examples: Artifact, context: Context, logs: Path):
+        algorithm = trainable.algorithm
+        self._model = trainable.model
         self._algorithm = algorithm
         self._config = config
         self._examples = examples
         self._context = context
-        self._step = TrainStep(algorithm, optimizer, config.xla)
-        self._ranked = RankedPolicy(algorithm, MAX_RANK)
+        self._step = trainable.step
+        self._q_bound = 0.0
+        self._ranked = trainable.ranked
         self._files = shard_files(examples, "train")
         self._records = examples.properties["splits"]["train"]["trajectories"]
         self._best = context.scratch / "best"
@@ -83,7 +222,10 @@ class TrainingLoop:
         # The state travels inside the checkpoint, so that the two cannot part.
         self._saved_state = tf.Variable("", dtype=tf.string, trainable=False)
         checkpoint = tf.train.Checkpoint(
-            model=algorithm.trackable(), optimizer=optimizer, state=self._saved_state, generators=algorithm.random_generators()
+            model=algorithm.trackable(),
+            optimizers=self._step.optimizers,
+            state=self._saved_state,
+            generators=algorithm.random_generators(),
         )
         self._manager = tf.train.CheckpointManager(checkpoint, str(context.scratch / "checkpoints"), max_to_keep=2)
         self._saved_at = time.monotonic()
@@ -121,16 +263,18 @@ class TrainingLoop:
             if batch is None:
                 break
             meter.waited += time.monotonic() - begun
-            losses, targets = self._step(batch, tf.constant(state.step, tf.int64))
+            losses, health, targets = self._step(batch, state.step)
             values = {name: float(value) for name, value in losses.items()}
             if not all(math.isfinite(value) for value in values.values()):
                 self._stop_on_nan(batch, values)
+            signs = {f"{HEALTH}{name}": float(value) for name, value in health.items()}
+            self._stop_on_divergence(signs)
             state.batch += 1
             state.step += 1
             if self._traces:
                 # The first call of a process builds the graph, which says nothing about speed.
                 self._traces, meter = False, _Meter()
-            meter.add(values, int(targets))
+            meter.add({**values, **signs}, int(targets))
             if meter.elapsed() > _LOG_EVERY_SECONDS:
                 self._log(meter)
                 meter = _Meter()
@@ -187,6 +331,20 @@ class TrainingLoop:
         self._manager.restore_or_initialize()
         self.state = LoopState(**json.loads(self._saved_state.numpy()))
         self._context.progress.log(f"resumed at epoch {self.state.epoch + 1}, step {self.state.step}")
+
+    def _stop_on_divergence(self, signs: dict[str, float]) -> None:
+        """Stops when values have grown beyond any return that the rewards allow."""
+        if HEALTH + Q_SCALE not in signs:
+            return
+        # Rewards differ from batch to batch; the greatest so far counts.
+        self._q_bound = max(self._q_bound, signs[HEALTH + Q_BOUND])
+        scale, factor = signs[HEALTH + Q_SCALE], self._config.divergence_factor
+        if self._q_bound > 0 and scale > factor * self._q_bound:
+            raise ComponentError(
+                f"values diverge: at step {self.state.step} the mean size of Q is {scale:.4g}, and no return can pass "
+                f"{self._q_bound:.4g} with these rewards and this discount (trainer.divergence_factor allows {factor:g} times that). "
+                "Lower trainer.learning_rate or the discount, or let the target network follow more slowly"
+            )
 
     def _stop_on_nan(self, batch: TrajectoryBatch, values: dict[str, float]) -> None:
         """Keeps the batch for looking at, and says which it was."""

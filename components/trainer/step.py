@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from models.algorithms.base import Algorithm
+from models.algorithms.base import Algorithm, Phase
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
 
@@ -13,39 +14,51 @@ Optimizer = Any
 
 
 class TrainStep:
-    """A compiled training step.
+    """Compiled training steps, one for each phase of an algorithm.
 
     Shapes vary from batch to batch and are traced once. With XLA the losses and gradients are compiled for every shape; the
     optimiser stays outside, because its sparse rows have no fixed number.
 
     Args:
         algorithm: What is trained; its variables exist.
-        optimizer: How.
+        make_optimizer: Makes an optimiser with the learning rate of a phase; None is the usual one.
         xla: True compiles losses and gradients.
     """
 
-    def __init__(self, algorithm: Algorithm, optimizer: Optimizer, xla: bool):
-        self._variables = algorithm.trainable_variables
-        optimizer.build(self._variables)
+    def __init__(self, algorithm: Algorithm, make_optimizer: Callable[[float | None], Optimizer], xla: bool):
+        self._algorithm = algorithm
+        self.optimizers: dict[str, Optimizer] = {}
+        self._updates: dict[str, Any] = {}
+        for phase in algorithm.phases:
+            if phase.optimizer not in self.optimizers:
+                self.optimizers[phase.optimizer] = make_optimizer(phase.learning_rate)
+                self.optimizers[phase.optimizer].build(algorithm.variables_of(phase))
+            self._updates[phase.name] = _update(algorithm, phase, self.optimizers[phase.optimizer], xla)
 
-        def gradients(batch: TrajectoryBatch, step: tf.Tensor) -> tuple[dict[str, tf.Tensor], list[Any], tf.Tensor]:
-            with tf.GradientTape() as tape:
-                losses = algorithm.losses(batch, step, training=True)
-                parts = {name: losses.mean(name) for name in losses.parts}
-                total = tf.add_n(list(parts.values()))
-            return parts, tape.gradient(total, self._variables), tf.reduce_sum(losses.mask)
-
-        compiled = tf.function(gradients, jit_compile=True, autograph=False, reduce_retracing=False) if xla else gradients
-
-        def update(batch: TrajectoryBatch, step: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-            parts, found, targets = compiled(batch, step)
-            optimizer.apply_gradients(zip(found, self._variables, strict=True))
-            algorithm.after_update(step)
-            return parts, targets
-
-        self._update = tf.function(update, autograph=False, reduce_retracing=not xla)
-
-    def __call__(self, batch: TrajectoryBatch, step: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        """Updates the weights; returns the parts of the loss and the number of targets."""
-        result: tuple[dict[str, tf.Tensor], tf.Tensor] = self._update(batch, step)
+    def __call__(self, batch: TrajectoryBatch, step: int) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], tf.Tensor]:
+        """Updates the weights; returns the parts of the loss, the health numbers and the number of targets."""
+        update = self._updates[self._algorithm.phase(step).name]
+        result: tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], tf.Tensor] = update(batch, tf.constant(step, tf.int64))
         return result
+
+
+def _update(algorithm: Algorithm, phase: Phase, optimizer: Optimizer, xla: bool) -> Any:
+    variables = algorithm.variables_of(phase)
+
+    def gradients(batch: TrajectoryBatch, step: tf.Tensor) -> tuple[Any, ...]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            losses = algorithm.losses_of(phase, batch, step, training=True)
+            parts = {name: losses.mean(name) for name in losses.parts}
+            total = tf.add_n(list(parts.values()))
+        return parts, dict(losses.health), tape.gradient(total, variables), tf.reduce_sum(losses.mask)
+
+    compiled = tf.function(gradients, jit_compile=True, autograph=False, reduce_retracing=False) if xla else gradients
+
+    def update(batch: TrajectoryBatch, step: tf.Tensor) -> tuple[Any, ...]:
+        parts, health, found, targets = compiled(batch, step)
+        optimizer.apply_gradients(zip(found, variables, strict=True))
+        algorithm.after_update(step)
+        return parts, health, targets
+
+    return tf.function(update, autograph=False, reduce_retracing=not xla)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,9 @@ from models.backbones.sasrec import SASRecConfig
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
 from models.module import Module
-from models.ranking import PolicyState, Ranking, top_k
+from models.ranking import Ranking, top_k
 from models.sampling import NegativeSampler
-from schemas.config import Config
+from schemas.config import Config, ConfigError
 from schemas.trajectory import PAD_ITEM_ID
 
 _FULL_SOFTMAX_ITEMS = 10_000
@@ -33,6 +34,8 @@ class NetworkConfig(Config):
     """What turns a history into a state."""
     width: int = pydantic.Field(default=64, ge=1)
     """D, of item vectors and states."""
+    occurrences: bool = True
+    """Tell the network how often the item of an event has been in the session by then; not in a `window`."""
     copy_head: bool = True
     """Mix a distribution over the session's own items into the policy; shop logs are full of repetition."""
     tied: bool = True
@@ -46,6 +49,9 @@ class NetworkConfig(Config):
     vector when they come; events stay targets and can be copied as they are."""
     sampling_power: float = pydantic.Field(default=0.5, ge=0.0, le=1.0)
     """Negatives are drawn as their count to this power: 0 uniformly, 1 by popularity."""
+    window: int | None = pydantic.Field(default=None, ge=1)
+    """Read only the last events of every state, this many, each state in a pass of its own, as published code of the SQN family
+    does with 10; null reads the whole session in one causal pass."""
 
     def samples(self, num_items: int) -> bool:
         """True when a catalogue of this size is sampled."""
@@ -77,14 +83,33 @@ class StepLosses(NamedTuple):
     Attributes:
         parts: Name to [B, T] loss of every step, already weighted against each other.
         mask: [B, T] float32, 1 for the steps that count.
+        health: Name to a scalar that tells how learning goes, without a part in the loss; see `models.losses.health`.
     """
 
     parts: Mapping[str, tf.Tensor]
     mask: tf.Tensor
+    health: Mapping[str, tf.Tensor] = MappingProxyType({})
 
     def mean(self, name: str) -> tf.Tensor:
         """Average of one part over the steps that count."""
         return tf.reduce_sum(self.parts[name] * self.mask) / tf.maximum(tf.reduce_sum(self.mask), 1.0)
+
+
+class Phase(NamedTuple):
+    """A part of the training with a step of its own.
+
+    Attributes:
+        name: Passed to `losses`.
+        optimizer: Phases with the same name here share moments.
+        learning_rate: In place of the trainer's.
+    """
+
+    name: str
+    optimizer: str = "main"
+    learning_rate: float | None = None
+
+
+_WHOLE = Phase("")
 
 
 class Encoder(Module):
@@ -96,25 +121,66 @@ class Encoder(Module):
     """
 
     def __init__(self, network: NetworkConfig, catalogue: Catalogue):
-        from models.layers.embedding import HideItems, ItemEmbedding
+        from models.layers.embedding import HideItems, ItemEmbedding, OccurrenceEmbedding
 
         self.embedding = ItemEmbedding(catalogue.num_items, network.width, name="items")
         self.hide = HideItems(catalogue.num_items, network.unknown_rate, name="hide")
+        self.occurrence = None
+        if network.occurrences and network.window is None:
+            self.occurrence = OccurrenceEmbedding(catalogue.num_items, network.width, name="occurrences")
         kind = BACKBONES[network.backbone.name]  # type: ignore[attr-defined]
         # One step more than events: the start token comes first.
         self.backbone: Backbone = kind(network.backbone, network.width, catalogue.max_steps + 1)
+        self._window = network.window
+
+    @property
+    def output_width(self) -> int:
+        """Width of the states; D for most backbones."""
+        return self.backbone.output_width
 
     def __call__(self, item_id: tf.Tensor, training: bool = False) -> tf.Tensor:
         """item_id [B, T] -> states [B, T+1, D]; state t knows events 0..t-1, so it is the state before event t."""
+        if self._window is not None:
+            steps = tf.range(tf.shape(item_id)[1] + 1)
+            return self.at(item_id, tf.tile(steps[None, :], [tf.shape(item_id)[0], 1]), training)
+        embedded = self.embedding(_started(self.hide(item_id, training=training)))
+        if self.occurrence is not None:
+            # A hidden item still is the one that was there before.
+            embedded += self.occurrence(_started(item_id))
+        return self.backbone(embedded, training=training)
+
+    def at(self, item_id: tf.Tensor, step: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """States before some steps, each from the last `network.window` events in a pass of its own.
+
+        Args:
+            item_id: [B, T] int32.
+            step: [B, P] int32 steps from 0 to T.
+            training: True applies dropout.
+
+        Returns:
+            [B, P, D].
+        """
+        width = self._window
         item_id = self.hide(item_id, training=training)
-        shifted = tf.pad(item_id, [[0, 0], [1, 0]], constant_values=PAD_ITEM_ID)
-        return self.backbone(self.embedding(shifted), training=training)
+        place = tf.maximum(step - width, 0)[..., None] + tf.range(width)
+        inside = place < step[..., None]
+        rows = tf.gather(item_id, tf.where(inside, place, 0), batch_dims=1)
+        windows = tf.reshape(tf.where(inside, rows, PAD_ITEM_ID), [-1, width])
+        length = tf.reshape(tf.minimum(step, width), [-1])
+        states = self.backbone.window(self.embedding(windows), length, training=training)
+        return tf.reshape(states, tf.concat([tf.shape(step), [self.output_width]], axis=0))
+
+
+def _started(item_id: tf.Tensor) -> tf.Tensor:
+    """[B, T+1] events after the token that starts every sequence."""
+    return tf.pad(item_id, [[0, 0], [1, 0]], constant_values=PAD_ITEM_ID)
 
 
 class Algorithm(Module, ABC):
     """Base of all algorithms.
 
-    A subclass adds heads in its constructor and says what the loss of a step is.
+    A subclass adds heads in its constructor and says what the loss of a step is. Where it recommends from another head than the
+    policy, it says so in `heads`, `head_states` and `rank`.
 
     Args:
         config: The algorithm's configuration.
@@ -124,6 +190,18 @@ class Algorithm(Module, ABC):
     """
 
     config_class: ClassVar[type[AlgorithmConfig]]
+    has_policy: ClassVar[bool] = True
+    """False for an algorithm that learns values only."""
+    heads: ClassVar[tuple[str, ...]] = ("policy",)
+    """What items can be ranked by; the first one recommends unless the configuration says otherwise."""
+
+    transitions: ClassVar[bool] = False
+    """True for an algorithm that is trained on single transitions, drawn one by one, and not on whole sessions."""
+
+    @classmethod
+    def create(cls, config: Any, network: NetworkConfig, catalogue: Catalogue, seed: int = 0) -> Algorithm:
+        """The algorithm of a configuration; some have more than one form."""
+        return cls(config, network, catalogue, seed)
 
     def __init__(self, config: AlgorithmConfig, network: NetworkConfig, catalogue: Catalogue, seed: int = 0):
         from models.heads.policy import PolicyHead
@@ -132,7 +210,13 @@ class Algorithm(Module, ABC):
         self._network = network
         self._catalogue = catalogue
         self.encoder = Encoder(network, catalogue)
-        self.policy = PolicyHead(catalogue.num_items, catalogue.max_steps, network.copy_head, network.tied, name="policy")
+        if self.has_policy:
+            if network.tied and self.encoder.output_width != network.width:
+                raise ConfigError(
+                    f"network.tied: items of width {network.width} cannot be multiplied with states of width "
+                    f"{self.encoder.output_width}; untie them or let the backbone project its states"
+                )
+            self.policy = PolicyHead(catalogue.num_items, catalogue.max_steps, network.copy_head, network.tied, name="policy")
         self._sampler = None
         if network.samples(catalogue.num_items):
             self._sampler = NegativeSampler(catalogue.counts, network.sampling_power, network.num_sampled, seed)
@@ -148,7 +232,8 @@ class Algorithm(Module, ABC):
         nothing = tf.zeros([1, steps], tf.int32)
         real = tf.zeros([1, steps], tf.float32)
         batch = TrajectoryBatch(nothing, nothing, real, real, nothing[:, 0], nothing[:, 0], real[:, 0], tf.zeros([1], tf.int64))
-        self.losses(batch, tf.constant(0, tf.int64), training=False)
+        for phase in self.phases:
+            self.losses_of(phase, batch, tf.constant(0, tf.int64), training=False)
         self.after_build()
 
     def after_build(self) -> None:
@@ -162,7 +247,26 @@ class Algorithm(Module, ABC):
             batch: The trajectories.
             step: int64 number of the training step; seeds what is drawn.
             training: True applies dropout.
+
+        An algorithm with several phases also takes `phase`, the name of one.
         """
+
+    def losses_of(self, phase: Phase, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
+        """Losses of a phase, whether the algorithm has several or one."""
+        return self.losses(batch, step, training, **({"phase": phase.name} if phase.name else {}))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Parts of the training; each is compiled by itself."""
+        return (_WHOLE,)
+
+    def phase(self, step: int) -> Phase:
+        """The phase that a training step belongs to, one of `phases`."""
+        return self.phases[0]
+
+    def variables_of(self, phase: Phase) -> list[tf.Variable]:
+        """What a phase trains."""
+        return self.trainable_variables
 
     def after_update(self, step: tf.Tensor) -> None:
         """Called after every update of the weights; target networks move here."""
@@ -181,7 +285,20 @@ class Algorithm(Module, ABC):
         head = self.policy(states, item_id)
         return self.policy.log_prob(head, item_id, self.encoder.embedding.table, self._sampler, negatives)
 
-    def evaluation_states(self, item_id: tf.Tensor, mask: tf.Tensor) -> tuple[PolicyState, tf.Tensor]:
+    @property
+    def recommender(self) -> str:
+        """The head that recommends."""
+        return self.heads[0]
+
+    def head_states(self, states: tf.Tensor, item_id: tf.Tensor) -> dict[str, Any]:
+        """What each head knows at every step, before it looks at the catalogue: states [B, T+1, D] -> tensors [B, T+1, ...]."""
+        return {"policy": self.policy(states, item_id)}
+
+    def tables(self) -> dict[str, Any]:
+        """Item vectors of each head as ranking takes them, by item id; computed once for many calls of `rank`."""
+        return {"policy": self.policy.vectors(self.encoder.embedding.table)}
+
+    def evaluation_states(self, item_id: tf.Tensor, mask: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:
         """States before some of the steps of a batch, from one causal pass.
 
         Args:
@@ -189,24 +306,41 @@ class Algorithm(Module, ABC):
             mask: [B, T] True for the M steps that are wanted.
 
         Returns:
-            The head's state [M, ...] and the events before each step [M, T], 0 elsewhere.
+            The heads' states [M, ...] and the events before each step [M, T], 0 elsewhere.
         """
-        head = self.policy(self.encoder(item_id), item_id)
+        heads = self.head_states(self.encoder(item_id), item_id)
         row, step = tf.unstack(tf.cast(tf.where(mask), tf.int32), axis=1)
         where = tf.stack([row, step], axis=1)
-        chosen = tf.nest.map_structure(lambda tensor: tf.gather_nd(tensor, where), head)
+        chosen = tf.nest.map_structure(lambda tensor: tf.gather_nd(tensor, where), heads)
         earlier = tf.range(tf.shape(item_id)[1])[None, :] < step[:, None]
         return chosen, tf.where(earlier, tf.gather(item_id, row), PAD_ITEM_ID)
 
-    def final_states(self, item_id: tf.Tensor, length: tf.Tensor) -> PolicyState:
-        """The head's state [B, ...] after all `length` [B] events of each row of `item_id` [B, T], as it is served."""
-        head = self.policy(self.encoder(item_id), item_id)
-        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, length, batch_dims=1), head)
+    def final_states(self, item_id: tf.Tensor, length: tf.Tensor) -> dict[str, Any]:
+        """The heads' states [B, ...] after all `length` [B] events of each row of `item_id` [B, T], as they are served."""
+        heads = self.head_states(self.encoder(item_id), item_id)
+        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, length, batch_dims=1), heads)
 
-    def rank(self, state: PolicyState, history: tf.Tensor, k: int, excluded: tf.Tensor | None = None) -> Ranking:
-        """The best K items of M states; see `models.ranking.top_k`."""
-        return top_k(state, history, self.vectors(), self._catalogue.num_items, k, excluded)
+    def rank(
+        self,
+        state: Mapping[str, Any],
+        history: tf.Tensor,
+        k: int,
+        excluded: tf.Tensor | None = None,
+        head: str | None = None,
+        tables: Mapping[str, Any] | None = None,
+    ) -> Ranking:
+        """The best K items of M states.
 
-    def vectors(self) -> tf.Tensor:
-        """[N+1, D] vectors that the policy scores items with."""
-        return self.policy.vectors(self.encoder.embedding.table)
+        Args:
+            state: The heads' states [M, ...].
+            history: [M, L] int32 events before each state; padding and unknown items do not count.
+            k: K.
+            excluded: [M, E] int32 items not to rank; padding excludes nothing.
+            head: One of `heads`; None is the one that recommends.
+            tables: What `tables` returned; None computes it.
+
+        Returns:
+            The ranking; see `models.ranking`.
+        """
+        table = (tables or self.tables())["policy"]
+        return top_k(state["policy"], history, table, self._catalogue.num_items, k, excluded, self._network.copy_head)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from models.candidates import Candidates
 from models.frameworks import keras, tf
+from models.heads.vectors import vectors_with_bias, with_one
 from models.numerics import IMPOSSIBLE, TINY
 from models.ranking import PolicyState
 from models.sampling import NegativeSampler
 
 
 class PolicyHead(keras.layers.Layer):
-    """p(item) = g_catalogue * softmax(state . vectors)[item] + g_copy * sum of the copy weights of the item's events.
+    """p(item) = g_catalogue * softmax(state . vectors)[item], or g_copy * sum of the copy weights of its events if it has any.
 
-    Gates are a softmax of the state. Without `copy` the catalogue has everything.
+    With a copy part the softmax is over the items that are not in the session: whether something is repeated is decided by the
+    gates and the copy weights alone. A tied softmax would always give the last item much, bought or not, because its vector is
+    what the state was made from. The explore and repeat modes of RepeatNet (Ren et al., 2019) part in the same way.
+
+    Gates are a softmax of two logits of the state, that of copying plus the logarithm of the mass of the copy scores. Without `copy`
+    the catalogue has everything.
 
     Masking: a step without usable history has no copy part.
 
@@ -21,7 +28,7 @@ class PolicyHead(keras.layers.Layer):
         num_items: N, padding included.
         max_steps: T, most events of a session.
         copy: True mixes the copy part in.
-        tied: True scores with the embedding's vectors, False with vectors of its own.
+        tied: True scores with the embedding's vectors, False with vectors and biases of its own.
     """
 
     CATALOGUE, COPY = 0, 1
@@ -45,28 +52,49 @@ class PolicyHead(keras.layers.Layer):
             self.copying = CopyAttention(self.num_items, self.max_steps, name="copying", dtype="float32")
             self.gate = keras.layers.Dense(2, kernel_initializer="zeros", name="gate", dtype="float32")
         if not self.tied:
-            shape = (self.num_items + 1, int(input_shape[-1]))
             self.table = self.add_weight(
-                "table", shape, tf.float32, keras.initializers.RandomNormal(stddev=0.02), experimental_autocast=False
+                "table",
+                (self.num_items + 1, int(input_shape[-1]) + 1),
+                tf.float32,
+                vectors_with_bias(int(input_shape[-1])),
+                experimental_autocast=False,
             )
         super().build(input_shape)
 
     def call(self, states: tf.Tensor, item_id: tf.Tensor) -> PolicyState:
         """states [B, T+1, D], item_id [B, T] -> the head's state at every step, [B, T+1, ...]."""
+        multiplied = states if self.tied else with_one(states)
         if not self.copy:
             shape = tf.shape(states)
             gates = tf.concat([tf.zeros([shape[0], shape[1], 1]), tf.fill([shape[0], shape[1], 1], IMPOSSIBLE)], axis=-1)
-            return PolicyState(states, gates, tf.zeros([shape[0], shape[1], tf.shape(item_id)[1]]))
-        weights = self.copying(states, item_id)
+            return PolicyState(multiplied, gates, tf.zeros([shape[0], shape[1], tf.shape(item_id)[1]]))
+        weights, log_mass = self.copying(states, item_id)
         gate_logits = self.gate(tf.cast(states, tf.float32))
-        has_history = tf.reduce_sum(weights, axis=-1, keepdims=True) > 0
-        copy_logit = tf.where(has_history, gate_logits[..., self.COPY :], IMPOSSIBLE)
+        copy_logit = tf.maximum(gate_logits[..., self.COPY :] + log_mass[..., None], IMPOSSIBLE)
         gates = tf.nn.log_softmax(tf.concat([gate_logits[..., : self.COPY], copy_logit], axis=-1))
-        return PolicyState(states, gates, weights)
+        return PolicyState(multiplied, gates, weights)
 
     def vectors(self, embedding: tf.Tensor) -> tf.Tensor:
-        """[N+1, D] scoring vectors, by item id."""
+        """[N+1, D] scoring vectors by item id; [N+1, D+1] of a head that is not tied, whose last entry is the bias."""
         return embedding if self.tied else self.table
+
+    def among(self, state: PolicyState, candidates: Candidates, embedding: tf.Tensor) -> tf.Tensor:
+        """[B, T+1, A] log-probability of every candidate in every state; `IMPOSSIBLE` where there is none."""
+        table = self.vectors(embedding)
+
+        def vectors(item_id: tf.Tensor | None) -> tf.Tensor:
+            return (table[1 : self.num_items] if item_id is None else tf.gather(table, item_id))[..., None, :]
+
+        logits = candidates.logits(state.states, vectors)
+        in_session = candidates.in_session(logits[:, :, 0])
+        if self.copy:
+            logits = tf.where(in_session[:, :, None], IMPOSSIBLE, logits)
+        log_prob = (logits - candidates.log_sum_exp(logits)[..., None])[:, :, 0] + state.log_gates[..., 0:1]
+        if self.copy:
+            copied = candidates.spread(state.copy_weights)
+            copy = state.log_gates[..., 1:2] + tf.math.log(tf.maximum(copied, TINY))
+            log_prob = tf.where(in_session, copy, log_prob)
+        return candidates.usable(log_prob[:, :, None])[:, :, 0]
 
     def log_prob(
         self, state: PolicyState, item_id: tf.Tensor, embedding: tf.Tensor, sampler: NegativeSampler | None, negatives: tf.Tensor | None
@@ -90,7 +118,8 @@ class PolicyHead(keras.layers.Layer):
         table = self.vectors(embedding)
         if sampler is None or negatives is None:
             items = tf.cast(table[1 : self.num_items], states.dtype)
-            catalogue = full_log_prob(states, items, item_id)
+            left_out = self._seen_items(item_id) if self.copy else None
+            catalogue = full_log_prob(states, items, item_id, left_out)
         else:
             catalogue = sampled_log_prob(
                 states,
@@ -99,15 +128,28 @@ class PolicyHead(keras.layers.Layer):
                 tf.cast(tf.gather(table, negatives), states.dtype),
                 negatives,
                 sampler.expected(negatives),
+                _seen_negatives(item_id, negatives) if self.copy else None,
             )
         log_gates = state.log_gates[:, :steps]
         if not self.copy:
             return catalogue
-        same = tf.cast(tf.equal(item_id[:, :, None], item_id[:, None, :]), tf.float32)
-        copied = tf.reduce_sum(state.copy_weights[:, :steps] * same, axis=-1)
-        # An item that was not there cannot be copied; the floor keeps the logarithm and its gradient finite.
-        copy = tf.where(copied > 0, tf.math.log(tf.maximum(copied, TINY)), IMPOSSIBLE)
-        return tf.reduce_logsumexp(tf.stack([log_gates[..., 0] + catalogue, log_gates[..., 1] + copy], axis=-1), axis=-1)
+        same = tf.equal(item_id[:, :, None], item_id[:, None, :])
+        seen = tf.reduce_any(tf.linalg.band_part(same, -1, 0) & ~tf.eye(steps, dtype=tf.bool)[None], axis=-1)
+        copied = tf.reduce_sum(state.copy_weights[:, :steps] * tf.cast(same, tf.float32), axis=-1)
+        # The floor keeps the logarithm and its gradient finite.
+        copy = tf.math.log(tf.maximum(copied, TINY))
+        return tf.where(seen, log_gates[..., 1] + copy, log_gates[..., 0] + catalogue)
+
+    def _seen_items(self, item_id: tf.Tensor) -> tf.Tensor:
+        """[B, T, N-1] True for items that were there before each event."""
+        candidates = Candidates(item_id, self.num_items)
+        return candidates.in_session(item_id)[:, :-1]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_items": self.num_items, "max_steps": self.max_steps, "copy": self.copy, "tied": self.tied}
+
+
+def _seen_negatives(item_id: tf.Tensor, negatives: tf.Tensor) -> tf.Tensor:
+    """[B, T, S] True for negatives that were there before each event."""
+    match = tf.cast(tf.equal(item_id[:, :, None], negatives[None, None, :]), tf.int32)
+    return tf.cumsum(match, axis=1, exclusive=True) > 0

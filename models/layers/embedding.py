@@ -48,6 +48,46 @@ class ItemEmbedding(keras.layers.Layer):
         return {**super().get_config(), "num_items": self.num_items, "width": self.width, "stddev": self.stddev}
 
 
+class OccurrenceEmbedding(keras.layers.Layer):
+    """One vector for the first, the second, ... event of an item in its session.
+
+    Whether an item was looked at or bought shows in its being there twice; with vectors of items alone a network would have to
+    find that out by comparing them.
+
+    Masking: padding and unknown items, which may be many different ones, have a vector of their own.
+
+    Args:
+        num_items: N, padding included.
+        width: D.
+        most: Events from this one on are not told apart.
+        stddev: Standard deviation of the initial weights.
+    """
+
+    def __init__(self, num_items: int, width: int, most: int = 4, stddev: float = 0.02, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_items = num_items
+        self.width = width
+        self.most = most
+        self.stddev = stddev
+
+    def build(self, input_shape: Any) -> None:
+        self.table = self.add_weight("table", (self.most + 1, self.width), initializer=keras.initializers.RandomNormal(stddev=self.stddev))
+        super().build(input_shape)
+
+    def call(self, item_id: tf.Tensor) -> tf.Tensor:
+        """item_id [B, T] int -> [B, T, D]."""
+        same = tf.cast(tf.equal(item_id[:, :, None], item_id[:, None, :]), tf.int32)
+        count = tf.reduce_sum(tf.linalg.band_part(same, -1, 0), axis=-1)
+        is_item = (item_id > 0) & (item_id < self.num_items)
+        # A product, because the gradient of a gather of so few rows is a long list of repeated ones.
+        chosen = tf.one_hot(tf.where(is_item, tf.minimum(count, self.most), 0), self.most + 1, dtype=self.compute_dtype)
+        return tf.einsum("bto,od->btd", chosen, self.table)
+
+    def get_config(self) -> dict[str, Any]:
+        mine = {"num_items": self.num_items, "width": self.width, "most": self.most, "stddev": self.stddev}
+        return {**super().get_config(), **mine}
+
+
 class HideItems(keras.layers.Layer):
     """Shows some items as unknown in training.
 

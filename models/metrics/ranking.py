@@ -7,12 +7,22 @@ more popular id first). So for a cut-off k, with rank counted from 0:
     ndcg@k     = mean 1[rank < k] / log2(rank + 2)
     mrr@k      = mean 1[rank < k] / (rank + 1)
 
+and weighted by the reward r of the event:
+
+    reward@k      = mean r 1[rank < k]
+    reward_ndcg@k = sum r 1[rank < k] / log2(rank + 2) / sum r
+
 Keys: `ndcg@10` over all events, `purchase/ndcg@10` over those of a role; `seen_removed/` in front where items of the session
 could not be recommended again.
 """
 
+import os
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,10 +113,15 @@ def sum_by_session(steps: RankedSteps, cutoffs: Sequence[int] = CUTOFFS) -> Sess
                 names.append(f"{prefix}{metric}@{k}")
                 tops.append(_sum(session, gain(steps.rank, metric, k) * member, size))
                 bottoms.append(events)
+    events, rewards = _sum(session, np.ones(len(session)), size), _sum(session, steps.reward.astype(np.float64), size)
     for k in cutoffs:
         names.append(f"reward@{k}")
         tops.append(_sum(session, np.where(steps.rank < k, steps.reward, 0.0), size))
-        bottoms.append(_sum(session, np.ones(len(session)), size))
+        bottoms.append(events)
+    for k in cutoffs:
+        names.append(f"reward_ndcg@{k}")
+        tops.append(_sum(session, steps.reward * gain(steps.rank, "ndcg", k), size))
+        bottoms.append(rewards)
     return SessionSums(tuple(names), np.stack(tops, axis=1), np.stack(bottoms, axis=1))
 
 
@@ -114,6 +129,79 @@ def _sum(session: npt.NDArray[np.int64], values: Floats, size: int) -> Floats:
     """[S] sums of values by session."""
     sums: Floats = np.bincount(session, weights=values, minlength=size).astype(np.float64)
     return sums
+
+
+def metric_names(cutoffs: Sequence[int] = CUTOFFS) -> tuple[str, ...]:
+    """Keys of all metrics that are sums over sessions."""
+    nothing = np.zeros(0, np.int64)
+    return sum_by_session(RankedSteps(nothing, nothing, np.zeros(0, np.float32), nothing, nothing > 0, {}), cutoffs).names
+
+
+def values_by_session(name: str, values: Floats) -> SessionSums:
+    """One value for each session, such as its return, as a metric: their mean; `values` is [S]."""
+    return SessionSums((name,), values.astype(np.float64)[:, None], np.ones((len(values), 1)))
+
+
+def average(sums: Sequence[SessionSums]) -> SessionSums:
+    """The mean of several models over the same sessions, such as one model from several seeds: its metrics are the means of theirs.
+
+    Raises:
+        ValueError: They are of other metrics or other events.
+    """
+    for other in sums[1:]:
+        _check_same_events(sums[0], other)
+    return SessionSums(sums[0].names, np.mean([model.numerators for model in sums], axis=0), sums[0].denominators)
+
+
+def difference(one: SessionSums, other: SessionSums) -> SessionSums:
+    """How far one model is above another on the same sessions: its metrics are the differences of theirs.
+
+    Resampled, it gives the interval of a paired comparison: what makes a session hard for both cancels.
+
+    Raises:
+        ValueError: They are of other metrics or other events.
+    """
+    _check_same_events(one, other)
+    return SessionSums(one.names, one.numerators - other.numerators, one.denominators)
+
+
+def _check_same_events(one: SessionSums, other: SessionSums) -> None:
+    if one.names != other.names:
+        raise ValueError(f"metrics differ: {', '.join(one.names)} and {', '.join(other.names)}")
+    # Up to the last digits: files of a split may be read in another order.
+    if one.denominators.shape != other.denominators.shape or not np.allclose(one.denominators, other.denominators):
+        raise ValueError(f"models were measured on different events: {len(one.numerators)} and {len(other.numerators)} sessions")
+
+
+def write_sums(path: Path, sums: Mapping[str, SessionSums]) -> None:
+    """Writes sums by name as one .npz file of plain arrays; the file appears when it is complete."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for key, model in sums.items():
+        arrays[f"{key}|names"] = np.array(model.names)
+        arrays[f"{key}|numerators"], arrays[f"{key}|denominators"] = model.numerators, model.denominators
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    temporary.replace(path)
+
+
+def read_sums(path: Path) -> dict[str, SessionSums]:
+    """Reads what `write_sums` wrote.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        names = [name.removesuffix("|names") for name in arrays if name.endswith("|names")]
+        return {
+            name: SessionSums(tuple(arrays[f"{name}|names"].tolist()), arrays[f"{name}|numerators"], arrays[f"{name}|denominators"])
+            for name in names
+        }
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not a file of sums by session: {error}") from None
 
 
 def bootstrap(sums: Sequence[SessionSums], num_resamples: int, seed: int, chunk: int = 64) -> list[Floats]:

@@ -196,8 +196,15 @@ class SessionShop:
         Returns:
             Outcome [B], next state [B] and whether the visitor leaves [B].
         """
-        click, buy = self.response(state, item)
         u, v = rng.random(len(state)), rng.random(len(state))
+        return self.react(state, item, u, v)
+
+    def react(self, state: Ints, item: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+        """What visitors do, given the chance that decides it: `u` [B] over the outcome, `v` [B] over leaving, both in [0, 1).
+
+        Arguments and results otherwise as in `step`.
+        """
+        click, buy = self.response(state, item)
         outcome = np.where(u < click, CLICKED, np.where(u < click + buy, BOUGHT, IGNORED))
         c = self.config
         leave = np.choose(outcome, [c.leave_after_ignored, self.leave_after_click(item), c.leave_after_purchase])

@@ -1,7 +1,7 @@
 """What every algorithm keeps to, on every backbone, straight from the registries.
 
-Every algorithm is also taken with a sampled catalogue, on the first backbone, and the first algorithm with every kind of policy
-head, because heads know neither.
+Every algorithm is taken on two backbones, and with a sampled catalogue on the first of them; the first algorithm on all
+backbones and with every kind of policy head, because neither knows the other.
 """
 
 import json
@@ -38,7 +38,8 @@ HEADS = {
     "untied": {"tied": False},
     "untied_sampled": {"tied": False, "softmax": "sampled"},
 }
-FIRST_BACKBONE, FIRST_ALGORITHM = next(iter(BACKBONES)), next(iter(ALGORITHMS))
+FIRST_BACKBONE, FIRST_ALGORITHM = "sasrec", next(iter(ALGORITHMS))
+CROSSED_BACKBONES = (FIRST_BACKBONE, "gru4rec")
 
 # The first session copies an item while another has occurred more often, which is what the copy head counts.
 SESSIONS = [[3, 5, 3, 5, 1], [toy.UNKNOWN, 2, 2], [7], [4, 4, 4, 20, 6]]
@@ -68,7 +69,12 @@ class Case:
         return algorithm
 
 
-CROSSED = [Case(algorithm, backbone, "full") for algorithm in ALGORITHMS for backbone in BACKBONES]
+CROSSED = [
+    Case(algorithm, backbone, "full")
+    for algorithm in ALGORITHMS
+    for backbone in BACKBONES
+    if backbone in CROSSED_BACKBONES or algorithm == FIRST_ALGORITHM
+]
 CASES = [
     *CROSSED,
     *(Case(algorithm, FIRST_BACKBONE, "sampled") for algorithm in ALGORITHMS),
@@ -141,26 +147,32 @@ def test_every_step_has_one_value_of_every_loss(model: Algorithm):
 def test_states_and_rankings_have_their_shapes(model: Algorithm):
     mask = tf.constant([[False, True, True, False, True], [True] * 3 + [False] * 2, [False] * 5, [True] * 5])
     state, history = model.evaluation_states(_batch().item_id, mask)
-    assert state.states.shape == (11, toy.WIDTH)
-    assert state.copy_weights.shape == (11, 5)
-    # The gates are a distribution, however many parts the mixture has.
-    assert np.exp(state.log_gates.numpy()).sum(axis=-1) == pytest.approx(np.ones(11), abs=1e-5)
+    assert set(state) == set(model.heads) == set(model.tables())
+    assert model.recommender in model.heads
+    for head in state.values():
+        assert head.states.shape[0] == 11
+        assert head.copy_weights.shape == (11, 5)
+    if "policy" in state:
+        # The gates are a distribution, however many parts the mixture has.
+        assert np.exp(state["policy"].log_gates.numpy()).sum(axis=-1) == pytest.approx(np.ones(11), abs=1e-5)
     assert (history.shape, history.dtype) == ((11, 5), tf.int32)
-    ranking = model.rank(state, history, 7)
-    assert (ranking.item_id.shape, ranking.item_id.dtype) == ((11, 7), tf.int32)
-    assert (ranking.score.shape, ranking.score.dtype) == ((11, 7), tf.float32)
+    for head in (None, *model.heads):
+        ranking = model.rank(state, history, 7, head=head)
+        assert (ranking.item_id.shape, ranking.item_id.dtype) == ((11, 7), tf.int32)
+        assert (ranking.score.shape, ranking.score.dtype) == ((11, 7), tf.float32)
 
 
 def test_recommendations_are_different_items_of_the_catalogue_by_falling_score(model: Algorithm):
     batch = _batch()
     excluded = tf.constant([[3, 1, 0], [2, 2, 2], [toy.UNKNOWN, 7, 19], [0, 0, 0]])
-    ranking = model.rank(model.final_states(batch.item_id, batch.length), batch.item_id, 17, excluded)
-    for items, scores, banned in zip(ranking.item_id.numpy(), ranking.score.numpy(), excluded.numpy(), strict=True):
-        assert len(set(items)) == 17
-        assert ((items > 0) & (items < toy.NUM_ITEMS)).all()
-        assert not set(items) & set(banned)
-        assert np.isfinite(scores).all()
-        assert (np.diff(scores) <= 0).all()
+    for head in model.heads:
+        ranking = model.rank(model.final_states(batch.item_id, batch.length), batch.item_id, 17, excluded, head)
+        for items, scores, banned in zip(ranking.item_id.numpy(), ranking.score.numpy(), excluded.numpy(), strict=True):
+            assert len(set(items)) == 17
+            assert ((items > 0) & (items < toy.NUM_ITEMS)).all()
+            assert not set(items) & set(banned)
+            assert np.isfinite(scores).all()
+            assert (np.diff(scores) <= 0).all()
 
 
 # === Padding and other rows change nothing ===
@@ -208,14 +220,12 @@ def test_later_events_do_not_change_earlier_states_probabilities_and_values(mode
         # State t knows events 0..t-1, so state `step` is the last that must stay.
         assert states[1][:, : step + 1] == pytest.approx(states[0][:, : step + 1], abs=1e-5)
         assert np.abs(states[1][:, step + 1] - states[0][:, step + 1]).max() > 1e-4
-        probability = [_log_prob(model, item_id)[:, :step] for item_id in (before, after)]
-        assert probability[1] == pytest.approx(probability[0], abs=1e-4)
-        heads = [model.policy(model.encoder(item_id), item_id) for item_id in (before, after)]
+        if model.has_policy:
+            probability = [_log_prob(model, item_id)[:, :step] for item_id in (before, after)]
+            assert probability[1] == pytest.approx(probability[0], abs=1e-4)
+        heads = [tf.nest.flatten(model.head_states(model.encoder(item_id), item_id)) for item_id in (before, after)]
         for one, other in zip(*heads, strict=True):
             assert other.numpy()[:, : step + 1] == pytest.approx(one.numpy()[:, : step + 1], abs=1e-5)
-        if hasattr(model, "values"):
-            values = [model.values(model.encoder(item_id)).numpy()[:, : step + 1] for item_id in (before, after)]
-            assert values[1] == pytest.approx(values[0], abs=1e-5)
 
 
 def test_one_causal_pass_gives_the_states_of_all_prefixes(model: Algorithm):
@@ -311,10 +321,10 @@ def test_target_networks_follow_by_the_stated_rate(case: Case):
     pairs = [(named[path.removeprefix("target/")], variable) for path, variable in named.items() if path.startswith("target/")]
     assert pairs
     with _eagerly():
-        train = TrainStep(model, LazyAdam(0.05), xla=False)
+        train = TrainStep(model, lambda _: LazyAdam(0.05), xla=False)
         for step in range(4):
             before = [target.numpy() for _, target in pairs]
-            train(_batch(), tf.constant(step, tf.int64))
+            train(_batch(), step)
             for old, (online, target) in zip(before, pairs, strict=True):
                 expected = old + 0.51 * (online.numpy() - old) if step % 2 else old
                 assert target.numpy() == pytest.approx(expected, abs=1e-6)
@@ -330,9 +340,9 @@ def test_the_same_seed_gives_the_same_weights_after_training_and_another_seed_ot
     for seed in (3, 3, 4):
         model = case.fresh(seed)
         with _eagerly():
-            train = TrainStep(model, LazyAdam(0.01), xla=False)
+            train = TrainStep(model, lambda _: LazyAdam(0.01), xla=False)
             for step in range(3):
-                train(_batch(), tf.constant(step, tf.int64))
+                train(_batch(), step)
         weights.append(np.concatenate([variable.numpy().ravel() for variable in model.variables]))
     assert weights[0].tolist() == weights[1].tolist()
     assert weights[0].tolist() != weights[2].tolist()

@@ -1,10 +1,18 @@
 """The best K of the mixture against the whole mixture, sorted."""
 
+import sys
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from models.catalogue import CatalogueLogits
 from models.frameworks import tf
-from models.ranking import PolicyState, Ranking, best, top_k
+from models.ranking import LEAST, CatalogueScores, PolicyState, Ranking, best, best_of_catalogue, sum_by_item, top_k
+
+sys.path.append(str(Path(__file__).parent))
+toy = import_module("toy_shop")
 
 NOTHING = -1e29
 """Scores below stand for no item."""
@@ -19,18 +27,21 @@ def _state(vectors: np.ndarray, gates: np.ndarray, weights: np.ndarray) -> Polic
 def _mixture(state: np.ndarray, gates: np.ndarray, weights: np.ndarray, session: np.ndarray, vectors: np.ndarray, n: int) -> np.ndarray:
     """[N-1] probability of items 1..N-1 in one state, item by item."""
     logits = vectors[1:n] @ state
-    catalogue = np.exp(logits - logits.max())
-    catalogue /= catalogue.sum()
+    seen = np.isin(np.arange(1, n), session)
+    catalogue = np.where(seen, 0.0, np.exp(logits - logits.max()))
+    catalogue /= max(catalogue.sum(), 1e-300)
     copied = np.array([weights[session == item].sum() for item in range(1, n)])
-    return gates[0] * catalogue + gates[1] * copied
+    return np.where(seen, gates[1] * copied, gates[0] * catalogue)
 
 
 def _brute_force(probability: np.ndarray, k: int, excluded: np.ndarray) -> tuple[list[int], list[float]]:
     """The best K by falling probability, then rising id."""
     left = [item for item in range(1, len(probability) + 1) if item not in excluded]
+    with np.errstate(divide="ignore"):
+        log_probability = np.maximum(np.log(probability), LEAST)
     # Ten digits: what is equal by arithmetic is equal here, and nothing else is.
-    order = sorted(left, key=lambda item: (-round(float(np.log(probability[item - 1])), 10), item))[:k]
-    return order, [float(np.log(probability[item - 1])) for item in order]
+    order = sorted(left, key=lambda item: (-round(float(log_probability[item - 1]), 10), item))[:k]
+    return order, [float(log_probability[item - 1]) for item in order]
 
 
 def _random_case(seed: int) -> dict[str, np.ndarray]:
@@ -100,20 +111,27 @@ def test_random_cases_hold_ties_repetitions_and_more_places_than_items():
 
 
 def test_items_with_equal_scores_come_by_rising_id():
-    # Ten items with the same vector; the session's weights leave no item more than another.
+    # Ten items with the same vector, and nobody has seen any.
     state = _state(np.ones((1, 2)), np.array([[1.0, 0.0]]), np.zeros((1, 3)))
-    found = top_k(state, tf.constant([[7, 3, 0]]), tf.ones([12, 2]), 11, 10)
+    found = top_k(state, tf.constant([[0, 0, 0]]), tf.ones([12, 2]), 11, 10)
     assert found.item_id.numpy()[0].tolist() == list(range(1, 11))
     assert found.score.numpy()[0] == pytest.approx(np.full(10, np.log(0.1)), abs=1e-6)
 
 
 def test_a_repeated_item_stands_once_with_all_its_weight():
-    # Catalogue: three equal items, gate .5. Item 2 is copied with 1/4 + 1/2, item 3 with 1/4:
-    # p = [1/6, 1/6 + 3/8, 1/6 + 1/8]
+    # Catalogue: three equal items, gate .5, and only item 1 is not in the session. Item 2 is copied with 1/4 + 1/2, item 3 with 1/4:
+    # p = [1/2, 3/8, 1/8]
     state = _state(np.zeros((1, 2)), np.array([[0.5, 0.5]]), np.array([[0.25, 0.25, 0.5]]))
     found = top_k(state, tf.constant([[2, 3, 2]]), tf.ones([5, 2]), 4, 3)
-    assert found.item_id.numpy()[0].tolist() == [2, 3, 1]
-    assert np.exp(found.score.numpy()[0]) == pytest.approx([1 / 6 + 3 / 8, 1 / 6 + 1 / 8, 1 / 6], rel=1e-5)
+    assert found.item_id.numpy()[0].tolist() == [1, 2, 3]
+    assert np.exp(found.score.numpy()[0]) == pytest.approx([1 / 2, 3 / 8, 1 / 8], rel=1e-5)
+
+
+def test_a_head_without_a_copy_part_ranks_the_session_with_the_catalogue():
+    state = _state(np.ones((1, 2)), np.array([[1.0, 0.0]]), np.zeros((1, 3)))
+    found = top_k(state, tf.constant([[7, 3, 0]]), tf.ones([12, 2]), 11, 10, copies=False)
+    assert found.item_id.numpy()[0].tolist() == list(range(1, 11))
+    assert found.score.numpy()[0] == pytest.approx(np.full(10, np.log(0.1)), abs=1e-6)
 
 
 def test_scores_of_the_whole_catalogue_are_a_distribution():
@@ -159,3 +177,97 @@ def test_the_best_of_given_candidates_are_those_with_the_greatest_scores():
     found = best(tf.constant([[5, 3, 9, 4]]), tf.constant([[1.0, 2.0, 2.0, -1e30]]), 5)
     assert found.item_id.numpy()[0].tolist() == [3, 9, 5, 0, 0]
     assert found.score.numpy()[0][:3].tolist() == [2.0, 2.0, 1.0]
+
+
+# === Scores that repetition may lower ===
+
+
+def _scores_case(seed: int) -> dict[str, np.ndarray]:
+    """Whole numbers as scores, so that many are equal; items of the session have others, on both sides of what they had."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 12)) if seed % 4 else int(rng.choice([64, 65, 66, 129, 130, 200]))
+    rows, steps = 4, int(rng.integers(0, 8))
+    catalogue, own_by_item = rng.integers(-3, 4, (rows, n - 1)), rng.integers(-6, 7, (rows, n + 1))
+    # Sessions of the items that the catalogue likes best: if they fall, others must come up.
+    liked = np.argsort(-catalogue, axis=1, kind="stable") + 1
+    session = np.take_along_axis(liked, rng.integers(0, min(5, n - 1), (rows, steps)), axis=1)
+    session = np.where(rng.random((rows, steps)) < 0.2, rng.choice([0, n], (rows, steps)), session)
+    return {
+        "catalogue": catalogue.astype(float),
+        "offset": rng.integers(-2, 3, (rows, 1)).astype(float),
+        "own": np.take_along_axis(own_by_item, session, axis=1).astype(float),
+        "session": session,
+        "n": np.array(n),
+        "k": rng.integers(1, n + 3),
+        "excluded": rng.integers(0, n + 2, (rows, int(rng.integers(0, min(2 * n, 40))))),
+    }
+
+
+def _rank_scores(case: dict[str, np.ndarray], excluded: bool) -> Ranking:
+    logits = CatalogueLogits.of_scores(tf.constant(case["catalogue"], tf.float32))
+    scores = CatalogueScores(logits, tf.constant(case["offset"], tf.float32), tf.constant(case["own"], tf.float32), repetition_pays=False)
+    banned = tf.constant(case["excluded"], tf.int32) if excluded else None
+    return best_of_catalogue(scores, tf.constant(case["session"], tf.int32), int(case["n"]), int(case["k"]), banned)
+
+
+@pytest.mark.parametrize("excluded", [False, True], ids=["nothing_excluded", "some_excluded"])
+def test_the_best_are_those_of_all_scores_sorted_where_items_of_the_session_may_fall(excluded: bool):
+    fallen = 0
+    for seed in range(80):
+        case = _scores_case(seed)
+        found, k, n = _rank_scores(case, excluded), int(case["k"]), int(case["n"])
+        for row in range(4):
+            scores = case["catalogue"][row] + case["offset"][row]
+            before = scores.copy()
+            for item, own in zip(case["session"][row], case["own"][row], strict=True):
+                if 0 < item < n:
+                    scores[item - 1] = own
+            banned = set(case["excluded"][row].tolist()) if excluded else set()
+            order = sorted((item for item in range(1, n) if item not in banned), key=lambda item: (-scores[item - 1], item))[:k]
+            fallen += int((scores < before).any())
+            message = f"seed {seed}, row {row}"
+            assert found.item_id.numpy()[row].tolist() == order + [0] * (k - len(order)), message
+            assert found.score.numpy()[row][: len(order)].tolist() == [scores[item - 1] for item in order], message
+            assert (found.score.numpy()[row][len(order) :] < NOTHING).all(), message
+    # It says nothing where none falls.
+    assert fallen > 100
+
+
+def test_items_of_the_session_that_fall_make_room_for_as_many_others():
+    # The catalogue likes items 1 to 5 best, all of them were there and are now the worst: the next three come up.
+    scores = tf.constant([np.arange(20.0, 0.0, -1.0)], tf.float32)
+    case = CatalogueScores(CatalogueLogits.of_scores(scores), tf.zeros([1, 1]), tf.fill([1, 5], -9.0), repetition_pays=False)
+    found = best_of_catalogue(case, tf.constant([[3, 1, 2, 5, 4]]), 21, 3)
+    assert found.item_id.numpy()[0].tolist() == [6, 7, 8]
+    with_one_out = best_of_catalogue(case, tf.constant([[3, 1, 2, 5, 4]]), 21, 3, tf.constant([[7, 0]]))
+    assert with_one_out.item_id.numpy()[0].tolist() == [6, 8, 9]
+
+
+@pytest.mark.parametrize("copy_head", [True, False], ids=["copy", "no_copy"])
+@pytest.mark.parametrize("bonus", [-50.0, -1.0, 0.0, 1.0, 50.0])
+def test_values_are_ranked_with_the_bonus_of_repetition_whatever_its_sign(bonus: float, copy_head: bool):
+    algorithm = toy.shake(toy.build("dqn", toy.network(copy_head=copy_head)))
+    if copy_head:
+        algorithm.values.gain.bias.assign([bonus])
+    batch = toy.batch([[3, 5, 3, 9], [toy.UNKNOWN, 2, 2], [7]])
+    mask = tf.sequence_mask(batch.length, 4)
+    state, history = algorithm.evaluation_states(batch.item_id, mask)
+    values = state["values"]
+    table = algorithm.values.table.numpy()[1 : toy.NUM_ITEMS]
+    for k in (3, 20):
+        found = algorithm.rank(state, history, k)
+        for place in range(len(history)):
+            scores = table @ values.states.numpy()[place]
+            for item, weight in zip(history.numpy()[place], values.copy_weights.numpy()[place], strict=True):
+                if 0 < item < toy.NUM_ITEMS:
+                    scores[item - 1] += values.bonus.numpy()[place, 0] * weight
+            items = found.item_id.numpy()[place].tolist()
+            assert items == (np.argsort(-scores)[:k] + 1).tolist()
+            assert len(set(items)) == k
+            assert found.score.numpy()[place] == pytest.approx(np.sort(scores)[::-1][:k], rel=1e-4, abs=1e-4)
+
+
+def test_weights_are_summed_by_item():
+    # Items 3, 5, 3 with .1, .2, .4: both events of item 3 have .5.
+    found = sum_by_item(tf.constant([[3, 5, 3], [0, 7, 0]]), tf.constant([[0.1, 0.2, 0.4], [0.0, 1.0, 0.0]]))
+    assert found.numpy() == pytest.approx(np.array([[0.5, 0.2, 0.5], [0.0, 1.0, 0.0]]))

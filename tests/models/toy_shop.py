@@ -78,7 +78,7 @@ def seed_everything(seed: int = 0) -> None:
 def build(name: str, networks: NetworkConfig | None = None, seed: int = 0, items: Catalogue | None = None, **changes: Any) -> Algorithm:
     """An algorithm with fresh weights, on the toy catalogue if no other is given."""
     seed_everything(seed)
-    algorithm = ALGORITHMS[name](algorithm_config(name, **changes), networks or network(), items or catalogue(), seed)
+    algorithm = ALGORITHMS[name].create(algorithm_config(name, **changes), networks or network(), items or catalogue(), seed)
     algorithm.build()
     return algorithm
 

@@ -12,7 +12,7 @@ UNKNOWN = NUM_ITEMS
 
 def _weights(layer: CopyAttention, items: list[list[int]], seed: int = 0) -> np.ndarray:
     states = np.random.default_rng(seed).normal(size=(len(items), len(items[0]) + 1, WIDTH)).astype(np.float32)
-    return layer(tf.constant(states), tf.constant(items)).numpy()
+    return layer(tf.constant(states), tf.constant(items))[0].numpy()
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_a_trained_layer_looks_at_the_states(trained: CopyAttention):
 def test_padding_on_the_right_changes_nothing(trained: CopyAttention):
     items = np.array([[3, 5, 3], [UNKNOWN, 2, 2]])
     states = np.random.default_rng(0).normal(size=(2, 6, WIDTH)).astype(np.float32)
-    short = trained(tf.constant(states[:, :4]), tf.constant(items)).numpy()
-    long = trained(tf.constant(states), tf.constant(np.pad(items, [(0, 0), (0, 2)]))).numpy()
+    short = trained(tf.constant(states[:, :4]), tf.constant(items))[0].numpy()
+    long = trained(tf.constant(states), tf.constant(np.pad(items, [(0, 0), (0, 2)])))[0].numpy()
     assert long[:, :4, :3] == pytest.approx(short, abs=1e-6)
 
 
@@ -88,8 +88,8 @@ def test_later_events_do_not_change_earlier_weights(trained: CopyAttention):
     states = np.random.default_rng(0).normal(size=(1, 6, WIDTH)).astype(np.float32)
     changed = states.copy()
     changed[:, 3:] += 5.0
-    one = trained(tf.constant(states), tf.constant([[3, 5, 1, 2, 4]])).numpy()
-    other = trained(tf.constant(changed), tf.constant([[3, 5, 3, 3, 3]])).numpy()
+    one = trained(tf.constant(states), tf.constant([[3, 5, 1, 2, 4]]))[0].numpy()
+    other = trained(tf.constant(changed), tf.constant([[3, 5, 3, 3, 3]]))[0].numpy()
     assert other[:, :3] == pytest.approx(one[:, :3], abs=1e-6)
 
 
@@ -101,7 +101,25 @@ def test_more_events_than_the_layer_was_made_for_count_as_far_ago(trained: CopyA
 
 def test_steps_without_anything_to_copy_give_no_gradient_that_is_not_finite(trained: CopyAttention):
     with tf.GradientTape() as tape:
-        weights = trained(tf.ones([len(ITEMS), 6, WIDTH]), tf.constant(ITEMS))
-        loss = tf.reduce_sum(weights * tf.random.stateless_uniform(tf.shape(weights), [1, 2]))
+        weights, log_mass = trained(tf.ones([len(ITEMS), 6, WIDTH]), tf.constant(ITEMS))
+        loss = tf.reduce_sum(weights * tf.random.stateless_uniform(tf.shape(weights), [1, 2])) + tf.reduce_sum(tf.sigmoid(log_mass))
     for gradient in tape.gradient(loss, trained.trainable_variables):
         assert np.isfinite(tf.convert_to_tensor(gradient).numpy()).all()
+
+
+def test_the_mass_is_that_of_the_scores():
+    # Untrained, the score of an event d steps ago is -2 log d: masses 1, 1 + 1/4, 1 + 1/4 + 1/9; nothing at first.
+    keras.utils.set_random_seed(0)
+    _, log_mass = CopyAttention(NUM_ITEMS, MAX_STEPS)(tf.ones([1, 4, WIDTH]), tf.constant([[1, 2, 3]]))
+    assert np.exp(log_mass.numpy()) == pytest.approx(np.array([[0.0, 1.0, 5 / 4, 49 / 36]]), rel=1e-5)
+
+
+def test_what_was_there_twice_can_lose_its_mass_where_nothing_else_is_there():
+    # The term for two occurrences at -10, on the scale of ten: whatever was there once keeps its mass.
+    keras.utils.set_random_seed(0)
+    layer = CopyAttention(NUM_ITEMS, MAX_STEPS)
+    layer(tf.ones([1, 2, WIDTH]), tf.constant([[1]]))
+    layer.count_bias.assign([[0.0, 0.0, -1.0, 0.0, 0.0]] * 3)
+    _, log_mass = layer(tf.ones([1, 3, WIDTH]), tf.constant([[1, 1]]))
+    assert log_mass.numpy()[0, 1] == pytest.approx(0.0, abs=1e-5)
+    assert log_mass.numpy()[0, 2] == pytest.approx(np.log(5 / 4) - 10.0, abs=1e-4)

@@ -1,0 +1,100 @@
+"""Batch-constrained Q-learning over the catalogue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pydantic
+
+from models.algorithms.base import StepLosses
+from models.algorithms.targeted import TargetedConfig
+from models.algorithms.value_based import ValueAlgorithm
+from models.batch import TrajectoryBatch
+from models.catalogue import CatalogueLogits
+from models.frameworks import tf
+from models.losses.td import bootstrap, double_q_value, huber_td
+from models.numerics import IMPOSSIBLE, TINY
+from models.ranking import CatalogueScores, policy_scores
+
+_REFUSED = -1e6
+"""Added to the score of items that the imitation finds too unlikely: they come after all others, the likeliest first."""
+
+
+class BCQConfig(TargetedConfig):
+    """Q-learning that considers only items a clone of the logged behaviour finds likely."""
+
+    name: Literal["bcq"] = "bcq"
+    threshold: float = pydantic.Field(default=0.3, ge=0.0, le=1.0)
+    """Least probability of an item under the clone, relative to its likeliest item. 0 is Q-learning, 1 is the clone itself."""
+    logit_penalty: float = pydantic.Field(default=1e-2, ge=0.0)
+    """Weight of the clone's mean squared logit of the logged item, which keeps it from growing certain."""
+    recommend: Literal["values", "policy"] = "values"
+    """The head that recommends: the values of what the clone finds likely, or the clone."""
+
+
+class BCQ(ValueAlgorithm):
+    """loss = Huber(Q(s_t, a_t) - y_t) - log G(a_t | s_t) + penalty.
+
+    y_t = r_t + discount * Q'(s_{t+1}, a'), a' = argmax Q(s_{t+1}, a) over the items with G(a | s) / max_a G(a | s) > threshold.
+    The policy head is the clone G.
+
+    References:
+        Fujimoto et al. (2019), Benchmarking Batch Deep Reinforcement Learning Algorithms, eq. 3 to 5.
+    """
+
+    config_class = BCQConfig
+    heads = ("values", "policy")
+    _config: BCQConfig
+
+    @property
+    def recommender(self) -> str:
+        return self._config.recommend
+
+    def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
+        found = self.evaluate(batch, step, training)
+        policy = self.policy(found.states, batch.item_id)
+        table = self.encoder.embedding.table
+        log_prob = self.policy.log_prob(policy, batch.item_id, table, self._sampler, self.negatives(step))
+        likely = self.likely(self.policy.among(policy, found.candidates, table))
+        chosen = tf.where(likely[:, :, None], tf.stop_gradient(found.online), IMPOSSIBLE)
+        next_value = double_q_value(chosen[:, 1:], found.target[:, 1:])
+        target = bootstrap(batch.reward, batch.done(), self._config.discount, next_value)
+        parts = {
+            "td": huber_td(found.logged, target)[..., 0],
+            "cross_entropy": -log_prob,
+            "logits": self._config.logit_penalty * tf.square(self._logged_logit(found.candidates, policy)),
+        }
+        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target))
+
+    def likely(self, log_prob: tf.Tensor) -> tf.Tensor:
+        """[..., A] True for items that may be chosen, from their log-probabilities under the clone; the likeliest always may."""
+        best = tf.reduce_max(log_prob, axis=-1, keepdims=True)
+        least = math.log(self._config.threshold) if self._config.threshold else IMPOSSIBLE
+        return tf.stop_gradient((log_prob - best > least) | (log_prob >= best))
+
+    def _logged_logit(self, candidates: Any, policy: Any) -> tf.Tensor:
+        table = self.policy.vectors(self.encoder.embedding.table)
+        return candidates.logged_logits(policy.states, lambda item_id: tf.gather(table, item_id)[..., None, :])[..., 0]
+
+    def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
+        values = super().value_scores(state, history, tables)
+        clone = policy_scores(state["policy"], history, tables["policy"], self.catalogue.num_items, self._network.copy_head)
+        is_item = (history > 0) & (history < self.catalogue.num_items)
+        own = tf.where(is_item, clone.own, IMPOSSIBLE)
+        by_catalogue = clone.offset + clone.logits.dense()
+        if self._network.copy_head:
+            # The session's items have no part in the catalogue's softmax.
+            row = tf.broadcast_to(tf.range(tf.shape(history)[0])[:, None], tf.shape(history))[is_item]
+            place = tf.stack([row, history[is_item] - 1], axis=1)
+            by_catalogue = tf.tensor_scatter_nd_update(by_catalogue, place, tf.fill([tf.shape(place)[0]], IMPOSSIBLE))
+        best = tf.maximum(tf.reduce_max(by_catalogue, axis=1, keepdims=True), tf.reduce_max(own, axis=1, keepdims=True))
+        least = tf.math.log(tf.maximum(self._config.threshold, TINY))
+
+        def masked(value: tf.Tensor, log_prob: tf.Tensor) -> tf.Tensor:
+            likely = (log_prob - best > least) | (log_prob >= best)
+            return tf.where(likely, value, _REFUSED + tf.maximum(log_prob, -1e5))
+
+        scores = CatalogueLogits.of_scores(masked(values.logits.dense(), by_catalogue))
+        return CatalogueScores(scores, values.offset, masked(values.own, clone.own), repetition_pays=False)

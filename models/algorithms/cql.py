@@ -1,0 +1,46 @@
+"""Conservative Q-learning over the catalogue."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from models.algorithms.base import StepLosses
+from models.algorithms.targeted import TargetedConfig
+from models.algorithms.value_based import ValueAlgorithm
+from models.batch import TrajectoryBatch
+from models.frameworks import tf
+from models.losses.td import squared_td
+
+
+class CQLConfig(TargetedConfig):
+    """Double Q-learning that pushes the values of items down which the log does not show."""
+
+    name: Literal["cql"] = "cql"
+    conservatism: float = pydantic.Field(default=1.0, ge=0.0)
+    """alpha, weight of the push against the temporal-difference loss."""
+
+
+class CQL(ValueAlgorithm):
+    """loss = alpha * (log sum_a exp Q(s_t, a) - Q(s_t, a_t)) + 1/2 (y_t - Q(s_t, a_t))^2, recommending from Q.
+
+    Where the catalogue is sampled, the sum is estimated without bias; see `models.candidates`.
+
+    References:
+        Kumar et al. (2020), Conservative Q-Learning for Offline Reinforcement Learning, eq. 4, the form with entropy.
+    """
+
+    config_class = CQLConfig
+    has_policy = False
+    heads = ("values",)
+    _config: CQLConfig
+
+    def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
+        found = self.evaluate(batch, step, training)
+        target = self.double_q_target(batch, found)
+        gap = (found.candidates.log_sum_exp(found.online)[:, :-1] - found.logged)[..., 0]
+        parts = {"conservative": self._config.conservatism * gap, "td": squared_td(found.logged, target)[..., 0]}
+        mask = self.target_mask(batch)
+        health = {**self.health(batch, found, target), "conservative_gap": StepLosses({"gap": gap}, mask).mean("gap")}
+        return StepLosses(parts, mask, health)

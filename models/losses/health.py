@@ -1,0 +1,42 @@
+"""Numbers that tell early whether value learning goes wrong."""
+
+from __future__ import annotations
+
+from models.frameworks import tf
+
+Q_SCALE, Q_BOUND = "q_scale", "q_bound"
+
+
+def value_health(
+    logged: tf.Tensor, target: tf.Tensor, frozen: tf.Tensor, reward: tf.Tensor, mask: tf.Tensor, discount: float
+) -> dict[str, tf.Tensor]:
+    """What is logged beside the losses of a value method.
+
+    Args:
+        logged: [B, T, H] online values of the logged items.
+        target: [B, T, H] what they were regressed on.
+        frozen: [B, T, H] greatest value of the same states under the target network.
+        reward: [B, T].
+        mask: [B, T] 1 for steps that count.
+        discount: Factor of one step.
+
+    Returns:
+        `q_mean` and `q_scale`, mean and mean size of the values; `td_error`, mean size of the error; `q_max`, mean of the greatest
+        value, which runs away from `q_mean` where values of unseen items are over-estimated; `q_bound`, the greatest return that
+        rewards of this size allow, which `q_scale` cannot pass while all is well.
+    """
+    heads = tf.cast(tf.shape(logged)[-1], tf.float32)
+    count = tf.maximum(tf.reduce_sum(mask), 1.0) * heads
+
+    def mean(values: tf.Tensor) -> tf.Tensor:
+        return tf.stop_gradient(tf.reduce_sum(values * mask[..., None]) / count)
+
+    steps = tf.cast(tf.shape(reward)[1], tf.float32)
+    horizon = steps if discount >= 1.0 else tf.minimum(1.0 / (1.0 - discount), steps)
+    return {
+        "q_mean": mean(logged),
+        Q_SCALE: mean(tf.abs(logged)),
+        "q_max": mean(frozen),
+        "td_error": mean(tf.abs(tf.broadcast_to(target, tf.shape(logged)) - logged)),
+        Q_BOUND: tf.reduce_max(tf.abs(reward)) * horizon,
+    }
