@@ -14,7 +14,7 @@ from components.base import Component
 from schemas.config import Config, canonical_json
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("schemas", "models", "components")
+_PACKAGES = ("schemas", "models", "components", "pipeline")
 _DATA = {".pbtxt"}
 
 _LIBRARIES = (
@@ -32,15 +32,21 @@ _LIBRARIES = (
 def cache_key(component: Component, config: Config, inputs: Mapping[str, Artifact]) -> str:
     """SHA-256 over configuration, code, library versions, inputs' contents and the state of the world outside."""
     external = component.external_state(config) if component.external_state else {}
-    parts = {
-        "component": component.name,
-        "config": canonical_json(config),
-        "code": code_digest(component.executor_module),
-        "libraries": _library_versions(),
-        "inputs": {name: artifact.digest for name, artifact in inputs.items()},
-        "external": external,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return content_key(
+        component.executor_module,
+        {
+            "component": component.name,
+            "config": canonical_json(config),
+            "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+            "external": external,
+        },
+    )
+
+
+def content_key(module: str, parts: Mapping[str, Any]) -> str:
+    """SHA-256 over the code of a module, library versions and whatever else a result depends on, JSON values by name."""
+    known = {**parts, "code": code_digest(module), "libraries": _library_versions()}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -15,7 +15,9 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 20.0, 28.0, 38.0
 """Margins around the plot area of charts with two axes."""
 
 GUTTER, VALUES, ROW, ROWS_TOP = 116.0, 60.0, 24.0, 6.0
-"""Interval plots: room for names on the left and values on the right, height of a row, space above the first."""
+"""Interval plots: least room for names on the left, room for values on the right, height of a row, space above the first."""
+_LETTER = 6.6
+"""Width of a letter of a name, about."""
 
 MAX_POINTS = 240
 """More points than this are averaged in groups: a screen cannot show them, and a page should stay small."""
@@ -79,13 +81,23 @@ class Scale:
 
 @dataclass(frozen=True)
 class Interval:
-    """One row of an interval plot: a value between its bounds, and whether it is the one to look at."""
+    """One row of an interval plot: a value between its bounds.
+
+    Attributes:
+        name: Of the row.
+        value: What was measured.
+        low: Lower bound.
+        high: Upper bound.
+        is_main: True for the row to look at.
+        tone: A word for the style sheet to colour others by, such as `higher`.
+    """
 
     name: str
     value: float
     low: float
     high: float
     is_main: bool = False
+    tone: str = ""
 
 
 def nice_ticks(low: float, high: float, count: int = 5, integer: bool = False) -> tuple[float, ...]:
@@ -236,40 +248,51 @@ def histogram(title: str, counts: Sequence[int], x: Axis, y: Axis, marks: Sequen
     return _svg(HEIGHT, f"{title}: {', '.join(text for _, text in marks)}", parts)
 
 
-def interval_plot(title: str, rows: Sequence[Interval], x: Axis) -> Svg:
-    """Values with their intervals, one row each, in the order given; a line leads down from the main one."""
+def interval_plot(title: str, rows: Sequence[Interval], x: Axis, at: float | None = None, width: float = WIDTH) -> Svg:
+    """Values with their intervals, one row each, in the order given; a line leads down from the main one.
+
+    Args:
+        title: What is shown, for those who hear it.
+        rows: The rows; what is not finite is left out.
+        x: Horizontal axis.
+        at: A value to compare with, such as 0 for differences: it is marked, and values have a sign.
+        width: Of the drawing; names take as much of it as the longest needs.
+    """
     rows = [row for row in rows if all(math.isfinite(number) for number in (row.value, row.low, row.high))]
     if not rows:
         return Svg("")
+    form = ".4f" if at is None else "+.4f"
     bottom = ROWS_TOP + ROW * len(rows)
     bounds = [bound for row in rows for bound in (row.low, row.high)]
-    across = make_scale(bounds, x, (GUTTER, WIDTH - VALUES))
+    gutter = max(GUTTER, _LETTER * max(len(row.name) for row in rows) + 16)
+    across = make_scale([*bounds, *([] if at is None else [at])], x, (gutter, width - VALUES))
     parts = [f'<line class="grid" x1="{across(t):.1f}" x2="{across(t):.1f}" y1="{ROWS_TOP:.1f}" y2="{bottom:.1f}"/>' for t in across.ticks]
     parts += [_text(across(tick), bottom + 15, label, "tick") for tick, label in zip(across.ticks, across.labels, strict=True)]
-    parts.append(_text((GUTTER + WIDTH - VALUES) / 2, bottom + 32, x.label, "axis"))
+    parts.append(_text((gutter + width - VALUES) / 2, bottom + 32, x.label, "axis"))
     parts += [
-        f'<line class="mark" x1="{across(row.value):.1f}" x2="{across(row.value):.1f}" y1="{ROWS_TOP:.1f}" y2="{bottom:.1f}"/>'
-        for row in rows
-        if row.is_main
+        f'<line class="mark" x1="{across(value):.1f}" x2="{across(value):.1f}" y1="{ROWS_TOP:.1f}" y2="{bottom:.1f}"/>'
+        for value in [*(row.value for row in rows if row.is_main), *([] if at is None else [at])]
     ]
     for number, row in enumerate(rows):
-        y, kind = ROWS_TOP + ROW * (number + 0.5), "main" if row.is_main else "other"
+        y, kind = ROWS_TOP + ROW * (number + 0.5), "main" if row.is_main else f"other {row.tone}".strip()
+        # A value without an interval is exact, or has none that resampling sessions could give.
+        interval = f", 95 % interval {row.low:{form}} to {row.high:{form}}" if row.low != row.high or at is not None else ""
         parts.append(
-            f'<g class="{kind}">{_tip(f"{row.name}: {row.value:.4f}, 95 % interval {row.low:.4f} to {row.high:.4f}")}'
+            f'<g class="{kind}">{_tip(f"{row.name}: {row.value:{form}}{interval}")}'
             f'<line class="whisker" x1="{across(row.low):.1f}" x2="{across(row.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f"{_marker(across(row.value), y, row.is_main)}{_text(GUTTER - 10, y + 4, row.name, 'name', 'end')}"
-            f"{_text(WIDTH - VALUES + 8, y + 4, f'{row.value:.4f}', 'value', 'start')}</g>"
+            f"{_marker(across(row.value), y, row.is_main)}{_text(gutter - 10, y + 4, row.name, 'name', 'end')}"
+            f"{_text(width - VALUES + 8, y + 4, f'{row.value:{form}}', 'value', 'start')}</g>"
         )
-    summary = "; ".join(f"{row.name} {row.value:.4f}, {row.low:.4f} to {row.high:.4f}" for row in rows)
-    return _svg(bottom + 38, f"{title}: {summary}", parts)
+    summary = "; ".join(f"{row.name} {row.value:{form}}, {row.low:{form}} to {row.high:{form}}" for row in rows)
+    return _svg(bottom + 38, f"{title}: {summary}", parts, width)
 
 
 def _can_be_shown(value: float, axis: Axis) -> bool:
     return math.isfinite(value) and (value > 0 or not axis.log)
 
 
-def _svg(height: float, label: str, parts: Sequence[str]) -> Svg:
-    return Svg(f'<svg class="chart" role="img" viewBox="0 0 {WIDTH:g} {height:g}" aria-label="{escape(label)}">{"".join(parts)}</svg>')
+def _svg(height: float, label: str, parts: Sequence[str], width: float = WIDTH) -> Svg:
+    return Svg(f'<svg class="chart" role="img" viewBox="0 0 {width:g} {height:g}" aria-label="{escape(label)}">{"".join(parts)}</svg>')
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "middle") -> str:

@@ -67,16 +67,18 @@ def run(
     if cache not in ("auto", "refresh", "off"):
         _usage(f"--cache {cache}: expected auto, refresh or off")
     settings = _load(config, overrides)
-    from rich.console import Console
-
-    console = Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=160)
-    result = _run(settings, root, first, last, cache, console)
+    result = _run(settings, root, first, last, cache, _console())
     raise typer.Exit(EXIT_FAILED if result.failed else 0)
 
 
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=160)
+
+
 def _run(settings: PipelineConfig, root: Path, first: str | None, last: str | None, cache: str, console: Console) -> RunResult:
-    from components.registry import COMPONENTS
-    from pipeline.console import ConsoleProgress, metric_table, quieten
+    from pipeline.console import ConsoleProgress, metric_table, quieten, step_line
     from pipeline.local import LocalRunner, RunResult
     from schemas.config import ConfigError
 
@@ -89,9 +91,7 @@ def _run(settings: PipelineConfig, root: Path, first: str | None, last: str | No
                 if isinstance(outcome, RunResult):
                     result = outcome
                     continue
-                describe = COMPONENTS[outcome.name].describe
-                line = describe(outcome.properties()) if describe and outcome.status != "failed" else ""
-                console.print(f"  {outcome.name:<18} {outcome.status:<9} {outcome.seconds:6.1f} s  {line}", highlight=False, markup=False)
+                console.print(step_line(outcome), highlight=False, markup=False)
     except ConfigError as error:
         _usage(str(error))
     folder = _finish(runner, result)
@@ -140,6 +140,54 @@ def _finish(runner: object, result: RunResult) -> Path:
 
 
 @app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file that names a base, grids and a reference.")],
+    overrides: Overrides = None,
+    root: Root = Path("artifacts"),
+) -> None:
+    """Compare algorithms, backbones and seeds on one data set: a leaderboard that can be interrupted.
+
+    Every model is trained from every seed, ranked by all of its heads beside the baselines, and compared with a reference in
+    pairs: the same sessions, the same seeds. On the simulated shop every policy is also shown to visitors, which gives its true
+    long-term return. What has been trained is kept below compare/NAME of the root and not trained again; so a comparison that was
+    killed goes on, and one that grows trains what is new.
+
+    \b
+    A configuration needs little:
+      base: shop.yaml                                a pipeline configuration: data, trainer, evaluator
+      grids:
+        - {algorithms: [bc, sqn, cql], seeds: [0, 1, 2]}
+        - {algorithms: [bc, sqn], backbones: [gru4rec], seeds: [0, 1, 2]}
+        - {algorithms: [sqn], label: sqn without copy, trainer: {network: {copy_head: false}}}
+
+    \b
+    longplay compare pipeline/configs/compare/session_shop.yaml
+    longplay compare family.yaml --set metric=purchase/ndcg@10        sort by something else; nothing is trained for it
+    longplay compare family.yaml --set changes.trainer.max_epochs=3   another value of the base
+    longplay schema --compare                                         every key
+
+    Writes leaderboard.csv, leaderboard.json and leaderboard.html. Exit code 0: done (also when a training failed: its row says
+    why), 1: the data could not be made or nothing could be trained, 2: bad usage or configuration.
+    """
+    from pipeline.compare.config import load_comparison
+    from pipeline.console import quieten
+    from schemas.config import ConfigError
+
+    try:
+        comparison = load_comparison(config, overrides or [])
+    except ConfigError as error:
+        _usage(str(error))
+    quieten()
+    from pipeline.compare.command import compare as run_comparison
+
+    try:
+        board = run_comparison(comparison, root, _console())
+    except ConfigError as error:
+        _usage(str(error))
+    raise typer.Exit(0 if board and any(row.seeds for row in board.rows) else EXIT_FAILED)
+
+
+@app.command()
 def check(config: ConfigPath = None, overrides: Overrides = None) -> None:
     """Check a configuration and the log files it names, without running anything."""
     from pipeline.graph import GRAPH
@@ -170,6 +218,7 @@ def schema(
     part: Annotated[str | None, typer.Argument(metavar="[KEY]", help="A part of it, such as trainer or trajectory_gen.split.")] = None,
     datasets: Annotated[bool, typer.Option("--datasets", help="List the known datasets.")] = False,
     algorithms: Annotated[bool, typer.Option("--algorithms", help="List the known algorithms.")] = False,
+    comparison: Annotated[bool, typer.Option("--compare", help="Explain the configuration of `longplay compare` instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema.")] = False,
 ) -> None:
     """Explain the configuration: every key with its type, default and meaning.
@@ -188,15 +237,17 @@ def schema(
         print("\n".join(f"{name:<14} {(kind.config_class.__doc__ or '').splitlines()[0]}" for name, kind in ALGORITHMS.items()))
     if datasets or algorithms:
         return
+    from pipeline.compare.config import CompareConfig
     from pipeline.config import PipelineConfig
     from pipeline.reference import explain
     from schemas.config import ConfigError
 
+    kind = CompareConfig if comparison else PipelineConfig
     if as_json:
-        print(json.dumps(PipelineConfig.model_json_schema(), indent=1))
+        print(json.dumps(kind.model_json_schema(), indent=1))
         return
     try:
-        print(explain(PipelineConfig, part))
+        print(explain(kind, part))
     except ConfigError as error:
         _usage(str(error))
 

@@ -8,13 +8,16 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from components.base import Task
+
+if TYPE_CHECKING:
+    from pipeline.local import StepResult
 
 _LINE_EVERY_SECONDS = 15.0
 _WIDE = 150
@@ -90,6 +93,15 @@ class _ConsoleTask:
             self._printed = time.monotonic()
             of = f" of {self._total:,.0f}" if self._total else ""
             self._progress.log(f"{self._description}: {self._done:,.0f}{of} {self._unit}" + (f", {note}" if note else ""))
+
+
+def step_line(step: StepResult) -> str:
+    """What became of a step of a run, in one line."""
+    from components.registry import COMPONENTS
+
+    describe = COMPONENTS[step.name].describe
+    line = describe(step.properties()) if describe and step.status != "failed" else ""
+    return f"  {step.name:<18} {step.status:<9} {step.seconds:6.1f} s  {line}"
 
 
 def metric_table(metrics: Mapping[str, Mapping[str, list[float]]], title: str, width: int) -> Table:

@@ -38,15 +38,21 @@ def keys(kind: type[Config], prefix: str = "") -> Iterator[Key]:
     """All keys below a configuration class."""
     for name, field in kind.model_fields.items():
         path = f"{prefix}{name}"
-        choices = _configs(field.annotation)
-        if not choices:
-            yield Key(path, _kind(field.annotation), _default(field), " ".join((field.description or "").split()))
+        choices, members = _configs(field.annotation), _list_members(field.annotation)
+        meaning = " ".join((field.description or "").split())
+        if len(members) == 1:
+            yield Key(path, "list", _default(field), meaning)
+            yield from keys(members[0], f"{path}[].")
+        elif members:
+            yield Key(path, f"list of {', '.join(_tag(member) for member in members)}", _default(field), meaning)
+        elif not choices:
+            yield Key(path, _kind(field.annotation), _default(field), meaning)
         elif len(choices) == 1 and "name" not in choices[0].model_fields:
             yield from keys(choices[0], f"{path}.")
         else:
             names = ", ".join(_tag(choice) for choice in choices)
             default = getattr(field.default, "name", "required")
-            yield Key(f"{path}.name", f"one of {names}", str(default), " ".join((field.description or "").split()))
+            yield Key(f"{path}.name", f"one of {names}", str(default), meaning)
             for choice in choices:
                 yield from (key for key in keys(choice, f"{path}[{_tag(choice)}].") if not key.path.endswith("].name"))
 
@@ -80,6 +86,12 @@ def _configs(annotation: Any) -> list[type[Config]]:
     return [member for member in _members(annotation) if isinstance(member, type) and issubclass(member, Config)]
 
 
+def _list_members(annotation: Any) -> list[type[Config]]:
+    """The configurations that a list holds; none where it holds something else."""
+    arguments = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
+    return _configs(arguments[0]) if arguments else []
+
+
 def _members(annotation: Any) -> list[Any]:
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
@@ -93,7 +105,7 @@ def _tag(kind: type[Config]) -> str:
     return str(typing.get_args(kind.model_fields["name"].annotation)[0])
 
 
-_WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+_WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null", Any: "anything"}
 
 
 def _kind(annotation: Any) -> str:

@@ -19,6 +19,7 @@ from pipeline import charts
 from pipeline.charts import Axis, Interval
 from pipeline.graph import step_names
 from pipeline.local import RunResult, StepResult
+from pipeline.pages import share
 from schemas import serving
 from schemas.config import digest
 from schemas.interaction import FEEDBACK_ROLES
@@ -319,11 +320,6 @@ def _in_order(entries: Mapping[str, Any], order: Sequence[str]) -> list[tuple[st
     """Entries in a given order, and those it does not name after them."""
     names = [*(name for name in order if name in entries), *(name for name in entries if name not in order)]
     return [(name, entries[name]) for name in names]
-
-
-def share(value: float, form: str = ".1") -> str:
-    """A share as a percentage."""
-    return format(value, f"{form}%").replace("%", "\N{NO-BREAK SPACE}%")
 
 
 SECTIONS: dict[str, Callable[[RunResult], Section | None]] = {

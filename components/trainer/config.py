@@ -1,5 +1,7 @@
 """Configuration of trainer."""
 
+from typing import Literal
+
 import pydantic
 
 from models.algorithms.base import NetworkConfig
@@ -13,6 +15,8 @@ class EarlyStoppingConfig(Config):
 
     metric: str = "ndcg@10"
     """Metric on the eval split; the weights with its greatest value are the model."""
+    keep: Literal["best", "last"] = "best"
+    """last trains all epochs and keeps the last weights: metrics of the next item cannot see the long-term return grow."""
     patience: int = pydantic.Field(default=3, ge=1)
     """Stop after this many epochs without a better value."""
     max_states: int | None = pydantic.Field(default=20_000, ge=1)

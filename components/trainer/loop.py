@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ from components.evaluation import Protocol, rank_model
 from components.model_io import LoadedModel, ModelConfig, build_model, read_weights, write_weights
 from components.trainer.config import TrainerConfig
 from components.trainer.step import TrainStep
-from components.trajectory_io import epoch_batches, shard_files
+from components.trajectory_io import Transitions, epoch_batches, shard_files
 from models.algorithms.base import Algorithm
 from models.batch import TrajectoryBatch
 from models.frameworks import keras, tf
@@ -30,7 +31,6 @@ from models.metrics.ranking import MAX_RANK, sum_by_session
 from models.optimizers import LazyAdam
 from models.sampling import NegativeSampler
 from models.serving import RankedPolicy
-from models.targets import copy_variables
 
 _XLA_STEP_MULTIPLE = 8
 _LOG_EVERY_SECONDS = 2.0
@@ -44,6 +44,12 @@ def frameworks(config: TrainerConfig) -> Iterator[None]:
     keras.utils.set_random_seed(config.seed)
     # Generators whose state is a variable, so that checkpoints hold it and a resumed run draws the same dropout.
     keras.backend.experimental.enable_tf_random_generator()
+    with _precision(config):
+        yield
+
+
+@contextmanager
+def _precision(config: TrainerConfig) -> Iterator[None]:
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
     try:
@@ -84,47 +90,93 @@ class Trainable:
         return int(sum(np.prod(variable.shape) for variable in self.algorithm.trainable_variables))
 
 
+@dataclass(frozen=True)
+class _Start:
+    """Where the training from a seed begins: values of all variables, seeds of the samplers, states of the generators."""
+
+    variables: list[Any]
+    samplers: list[int]
+    generators: list[Any]
+
+
 class SeedSeries:
     """One configuration trained from several seeds, one after the other, in the same compiled functions.
 
-    Each training starts as it would in a process of its own: weights, moments and generators are those of its seed.
+    Each training starts as it would in a process of its own: weights, moments and generators are those of its seed. Setting a
+    seed makes TensorFlow forget every function it has compiled, so the starts of all seeds are made before the first training.
 
     Args:
         config: What is trained and how; its seed does not count.
         vocabulary: The items.
         max_steps: T, most events of a record.
+        seeds: What is trained from; at least one.
     """
 
-    def __init__(self, config: TrainerConfig, vocabulary: pa.Table, max_steps: int):
+    def __init__(self, config: TrainerConfig, vocabulary: pa.Table, max_steps: int, seeds: Sequence[int]):
         self._config = config
         self._vocabulary = vocabulary
         self._model_config = ModelConfig(algorithm=config.algorithm, network=config.network, max_steps=max_steps)
         self._trainable: Trainable | None = None
         self._seeds: list[tf.Variable] = []
+        self._starts: dict[int, _Start] = {}
+        algorithm = self._build(seeds[0])
+        self._starts[seeds[0]] = _start_of(algorithm)
+        self._let_seeds_vary(algorithm)
+        for seed in seeds[1:]:
+            other = self._build(seed)
+            self._starts[seed] = _start_of(other)
+            self._go_to(seed, algorithm)
+            if not _agree(other, algorithm):
+                # An algorithm that has its seed elsewhere than in its samplers: every seed needs functions of its own.
+                self._starts.clear()
+                return
+        self._trainable = self._compiled(algorithm)
 
-    def start(self, seed: int) -> Trainable:
-        """The model with the fresh weights of a seed; to be called within `frameworks`. What an earlier call returned is spent."""
-        fresh = build_model(self._model_config, self._vocabulary, seed)
-        seeds, generators = [sampler._seed for sampler in _samplers(fresh)], fresh.random_generators()
-        if self._trainable is not None:
-            algorithm = self._trainable.algorithm
-            copy_variables(fresh, algorithm)
-            for variable, value in zip(self._seeds, seeds, strict=True):
-                variable.assign(value)
-            for ours, theirs in zip(algorithm.random_generators(), generators, strict=True):
-                ours.reset(theirs.state)
-            for optimizer in self._trainable.step.optimizers.values():
-                for variable in optimizer.variables:
-                    variable.assign(tf.zeros_like(variable))
-            if _losses_agree(fresh, algorithm):
-                return self._trainable
-        # The first seed, or an algorithm into whose graph the seed is built as a constant.
-        self._trainable = Trainable(LoadedModel(fresh, self._model_config, self._vocabulary), self._config)
-        self._seeds = [tf.Variable(value, dtype=tf.int64, trainable=False) for value in seeds]
-        for sampler, variable in zip(_samplers(fresh), self._seeds, strict=True):
-            # Before anything is traced, so that the compiled functions read it.
+    @contextmanager
+    def training(self, seed: int) -> Iterator[Trainable]:
+        """The model as it begins from one of the seeds, and the precision to train it in; what was yielded earlier is spent."""
+        if seed not in self._starts:
+            self._trainable = None
+            gc.collect()  # Compiled functions are cycles, and large.
+            self._trainable = self._compiled(self._build(seed))
+        assert self._trainable is not None
+        with _precision(self._config):
+            if seed in self._starts:
+                self._go_to(seed, self._trainable.algorithm)
+                for optimizer in self._trainable.step.optimizers.values():
+                    for variable in optimizer.variables:
+                        variable.assign(tf.zeros_like(variable))
+            yield self._trainable
+
+    def _build(self, seed: int) -> Algorithm:
+        with frameworks(self._config.model_copy(update={"seed": seed})):
+            return build_model(self._model_config, self._vocabulary, seed)
+
+    def _compiled(self, algorithm: Algorithm) -> Trainable:
+        return Trainable(LoadedModel(algorithm, self._model_config, self._vocabulary), self._config)
+
+    def _let_seeds_vary(self, algorithm: Algorithm) -> None:
+        """Makes variables of the samplers' seeds, before anything is traced, so that compiled functions read them."""
+        samplers = _samplers(algorithm)
+        self._seeds = [tf.Variable(sampler._seed, dtype=tf.int64, trainable=False) for sampler in samplers]
+        for sampler, variable in zip(samplers, self._seeds, strict=True):
             sampler._seed = variable
-        return self._trainable
+
+    def _go_to(self, seed: int, algorithm: Algorithm) -> None:
+        """Puts a model to where the training from a seed begins."""
+        start = self._starts[seed]
+        for variable, value in zip([*algorithm.variables, *self._seeds], [*start.variables, *start.samplers], strict=True):
+            variable.assign(value)
+        for generator, state in zip(algorithm.random_generators(), start.generators, strict=True):
+            generator.reset(state)
+
+
+def _start_of(algorithm: Algorithm) -> _Start:
+    return _Start(
+        variables=[variable.numpy() for variable in algorithm.variables],
+        samplers=[sampler._seed for sampler in _samplers(algorithm)],
+        generators=[generator.state.numpy() for generator in algorithm.random_generators()],
+    )
 
 
 def _samplers(part: Any) -> list[NegativeSampler]:
@@ -142,9 +194,11 @@ def _samplers(part: Any) -> list[NegativeSampler]:
     return [value for value in found.values() if isinstance(value, NegativeSampler)]
 
 
-def _losses_agree(one: Algorithm, other: Algorithm) -> bool:
-    """True when two models with equal weights and seeds have equal losses; both at the first step and at a late one."""
-    catalogue = one.catalogue
+def _agree(one: Algorithm, other: Algorithm) -> bool:
+    """True when two models with equal weights and seeds of their samplers train alike: the same phases, the same losses in each."""
+    catalogue, steps = one.catalogue, (*range(32), 1 << 20)
+    if [one.phase(step) for step in steps] != [other.phase(step) for step in steps]:
+        return False
     rng, shape = np.random.default_rng(0), (8, min(8, catalogue.max_steps))
     reward = tf.constant(rng.choice([0.2, 1.0], shape), tf.float32)
     batch = TrajectoryBatch(
@@ -158,10 +212,9 @@ def _losses_agree(one: Algorithm, other: Algorithm) -> bool:
         session=tf.range(shape[0], dtype=tf.int64),
     )
     for phase in one.phases:
-        named = {"phase": phase.name} if phase.name else {}
-        for step in (0, 1 << 20):
-            ours, theirs = (model.losses(batch, tf.constant(step, tf.int64), training=False, **named) for model in (one, other))
-            if not all(np.allclose(ours.parts[name], theirs.parts[name], rtol=1e-5, atol=1e-7) for name in ours.parts):
+        for step in (steps[0], steps[-1]):
+            ours, theirs = (model.losses_of(phase, batch, tf.constant(step, tf.int64), training=False).parts for model in (one, other))
+            if not all(np.allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-7) for name in ours):
                 return False
     return True
 
@@ -216,7 +269,8 @@ class TrainingLoop:
         self._q_bound = 0.0
         self._ranked = trainable.ranked
         self._files = shard_files(examples, "train")
-        self._records = examples.properties["splits"]["train"]["trajectories"]
+        self._transitions = Transitions(self._files, config.network.window or 1) if algorithm.transitions else None
+        self._records = examples.properties["splits"]["train"]["trajectories"] if self._transitions is None else len(self._transitions)
         self._best = context.scratch / "best"
         self._writers = {name: tf.summary.create_file_writer(str(logs / name)) for name in ("train", "validation")}
         # The state travels inside the checkpoint, so that the two cannot part.
@@ -236,7 +290,8 @@ class TrainingLoop:
         """Trains; afterwards the algorithm has the best weights."""
         self._restore()
         config, state = self._config, self.state
-        with self._context.progress.task("train", self._records * config.max_epochs, "sessions") as task:
+        unit = "sessions" if self._transitions is None else "transitions"
+        with self._context.progress.task("train", self._records * config.max_epochs, unit) as task:
             task.advance(state.epoch * self._records + min(state.batch * config.batch_size, self._records))
             try:
                 while state.stopped is None:
@@ -254,9 +309,11 @@ class TrainingLoop:
     def _epoch(self, task: Any) -> None:
         config, state = self._config, self.state
         round_steps = _XLA_STEP_MULTIPLE if config.xla else 1
-        batches = epoch_batches(self._files, config.batch_size, config.seed, state.epoch, round_steps).skip(state.batch)
+        if self._transitions is not None:
+            iterator = self._transitions.batches(config.batch_size, config.seed, state.epoch, state.batch)
+        else:
+            iterator = iter(epoch_batches(self._files, config.batch_size, config.seed, state.epoch, round_steps).skip(state.batch))
         meter = _Meter()
-        iterator = iter(batches)
         while config.max_steps is None or state.step < config.max_steps:
             begun = time.monotonic()
             batch = next(iterator, None)
@@ -300,12 +357,13 @@ class TrainingLoop:
             for name, value in metrics.items():
                 tf.summary.scalar(name, value)
         value = metrics[stopping.metric]
+        keeps_last = stopping.keep == "last"
         better = value > state.best
-        if better:
+        if better or keeps_last:
             write_weights(self._algorithm, self._best)
             state.best, state.best_epoch = value, state.epoch
         self._context.progress.log(f"epoch {state.epoch + 1}: {stopping.metric} {value:.4f}" + (", the best so far" if better else ""))
-        if state.epoch - state.best_epoch >= stopping.patience:
+        if not keeps_last and state.epoch - state.best_epoch >= stopping.patience:
             state.stopped = f"no better {stopping.metric} for {stopping.patience} epochs"
         elif config.max_steps is not None and state.step >= config.max_steps:
             state.stopped = f"max_steps = {config.max_steps} reached"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.exporter.executor import export
-from components.model_io import LoadedModel, ModelConfig, load_model, save_model
+from components.model_io import LoadedModel, ModelConfig, load_model, read_weights, save_model, write_weights
 from components.trainer.step import TrainStep
 from models.algorithms.base import Algorithm, NetworkConfig
 from models.algorithms.registry import ALGORITHMS
@@ -92,7 +92,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 @cache
 def _moved(case: Case) -> Algorithm:
     """The model of a case with every weight moved away from where it starts; tests read it only."""
-    algorithm: Algorithm = toy.shake(case.fresh())
+    # Not so far that attention sees one event alone: biases of the copy heads count tenfold.
+    algorithm: Algorithm = toy.shake(case.fresh(), size=0.15)
     return algorithm
 
 
@@ -107,10 +108,52 @@ def _batch(steps: int | None = None, rows: slice = slice(None), sessions: list[l
     return batch
 
 
-def _losses(model: Algorithm, batch: TrajectoryBatch) -> dict[str, np.ndarray]:
-    """Every part of the loss of every step that counts, 0 elsewhere."""
-    losses = model.losses(batch, tf.constant(STEP, tf.int64), training=False)
-    return {name: (part * losses.mask).numpy() for name, part in losses.parts.items()}
+@dataclass(frozen=True)
+class Losses:
+    """What a model makes of a batch.
+
+    Attributes:
+        parts: Every part of the loss of every step that counts, 0 elsewhere.
+        means: Their averages.
+        mask: 1 for the steps that count.
+        health: Scalars beside the losses.
+    """
+
+    parts: dict[str, np.ndarray]
+    means: dict[str, float]
+    mask: np.ndarray
+    health: dict[str, tf.Tensor]
+
+
+def _losses(model: Algorithm, batch: TrajectoryBatch) -> Losses:
+    found = model.losses(batch, tf.constant(STEP, tf.int64), training=False)
+    return Losses(
+        parts={name: (part * found.mask).numpy() for name, part in found.parts.items()},
+        means={name: float(found.mean(name)) for name in found.parts},
+        mask=found.mask.numpy(),
+        health=dict(found.health),
+    )
+
+
+@cache
+def _plain(model: Algorithm) -> Losses:
+    """The losses of the batch as it is, made once for all tests that compare something with them."""
+    return _losses(model, _batch())
+
+
+@cache
+def _gradients(model: Algorithm) -> dict[str, list[tf.Tensor | tf.IndexedSlices | None]]:
+    """Gradients of the losses of every phase into all variables, those that are not trained included, by path."""
+    named = model.named_variables()
+    found: dict[str, list[tf.Tensor | tf.IndexedSlices | None]] = {path: [] for path in named}
+    for phase in model.phases:
+        with tf.GradientTape() as tape:
+            tape.watch(list(named.values()))
+            losses = model.losses_of(phase, _batch(), tf.constant(STEP, tf.int64), training=False)
+            total = tf.add_n([losses.mean(name) for name in losses.parts])
+        for path, gradient in zip(named, tape.gradient(total, list(named.values())), strict=True):
+            found[path].append(gradient)
+    return found
 
 
 def _log_prob(model: Algorithm, item_id: tf.Tensor) -> np.ndarray:
@@ -142,6 +185,23 @@ def test_every_step_has_one_value_of_every_loss(model: Algorithm):
         assert np.isfinite(part.numpy()).all(), name
     assert losses.mask.shape == (4, 5)
     assert losses.mask.dtype == tf.float32
+
+
+def test_every_phase_has_losses_and_every_step_a_phase(model: Algorithm):
+    assert {model.phase(step) for step in (0, 1, 10**9)} <= set(model.phases)
+    assert len({phase.name for phase in model.phases}) == len(model.phases)
+    for phase in model.phases:
+        losses = model.losses_of(phase, _batch(), tf.constant(STEP, tf.int64), training=False)
+        assert losses.parts
+        for name, part in losses.parts.items():
+            assert part.shape == (4, 5), (phase, name)
+            assert np.isfinite(part.numpy()).all(), (phase, name)
+
+
+def test_health_numbers_are_finite_scalars(model: Algorithm):
+    for name, value in _plain(model).health.items():
+        assert (value.shape, value.dtype) == ((), tf.float32), name
+        assert np.isfinite(value.numpy()), name
 
 
 def test_states_and_rankings_have_their_shapes(model: Algorithm):
@@ -179,20 +239,20 @@ def test_recommendations_are_different_items_of_the_catalogue_by_falling_score(m
 
 
 def test_padding_does_not_change_the_losses(model: Algorithm):
-    short, long = _losses(model, _batch()), _losses(model, _batch(steps=toy.MAX_STEPS))
-    for name in short:
-        assert long[name][:, :5] == pytest.approx(short[name], rel=1e-4, abs=1e-5), name
-        assert (long[name][:, 5:] == 0).all(), name
-    one, other = toy.mean_loss(model, _batch(), STEP), toy.mean_loss(model, _batch(steps=toy.MAX_STEPS), STEP)
-    assert other == pytest.approx(one, rel=1e-4)
+    short, long = _plain(model), _losses(model, _batch(steps=toy.MAX_STEPS))
+    for name, part in long.parts.items():
+        assert part[:, :5] == pytest.approx(short.parts[name], rel=1e-4, abs=1e-5), name
+        assert (part[:, 5:] == 0).all(), name
+    assert long.means == pytest.approx(short.means, rel=1e-4)
 
 
 def test_other_rows_do_not_change_the_losses_of_a_session(model: Algorithm):
-    together = _losses(model, _batch())
-    for row in range(4):
-        alone = _losses(model, _batch(steps=5, rows=slice(row, row + 1)))
+    together = _plain(model).parts
+    # One session alone, and the others without it.
+    for rows in (slice(0, 1), slice(1, 4)):
+        apart = _losses(model, _batch(steps=5, rows=rows)).parts
         for name in together:
-            assert alone[name][0] == pytest.approx(together[name][row], rel=1e-4, abs=1e-5), (name, row)
+            assert apart[name] == pytest.approx(together[name][rows], rel=1e-4, abs=1e-5), (name, rows)
 
 
 def test_padding_does_not_change_the_recommendations(model: Algorithm):
@@ -210,22 +270,25 @@ def test_padding_does_not_change_the_recommendations(model: Algorithm):
 
 def test_later_events_do_not_change_earlier_states_probabilities_and_values(model: Algorithm):
     items = np.array([[3, 5, 3, 9, 1, 2], [7, 2, 2, toy.UNKNOWN, 8, 8]])
+    # Both sessions as they are and, for every step, with other events from there on: an item of the past, an item that is new and
+    # the unknown item; and the row's end. All of them are rows of one batch, which do not know each other.
+    rows = [*items]
     for step in range(1, 6):
-        changed = items.copy()
-        # An item of the past, an item that is new and the unknown item; and the row's end.
-        changed[0, step:] = [3, 19, toy.UNKNOWN, 11, 5, 12][: 6 - step]
-        changed[1, step:] = 0
-        before, after = tf.constant(items, tf.int32), tf.constant(changed, tf.int32)
-        states = [model.encoder(item_id).numpy() for item_id in (before, after)]
+        rows.append(np.concatenate([items[0, :step], [3, 19, toy.UNKNOWN, 11, 5, 12][: 6 - step]]))
+        rows.append(np.where(np.arange(6) < step, items[1], 0))
+    item_id = tf.constant(np.stack(rows), tf.int32)
+    states = model.encoder(item_id)
+    probability = _log_prob(model, item_id) if model.has_policy else np.zeros((len(rows), 6))
+    heads = [part.numpy() for part in tf.nest.flatten(model.head_states(states, item_id))]
+    before = slice(0, 2)
+    for step in range(1, 6):
+        after = slice(2 * step, 2 * step + 2)
         # State t knows events 0..t-1, so state `step` is the last that must stay.
-        assert states[1][:, : step + 1] == pytest.approx(states[0][:, : step + 1], abs=1e-5)
-        assert np.abs(states[1][:, step + 1] - states[0][:, step + 1]).max() > 1e-4
-        if model.has_policy:
-            probability = [_log_prob(model, item_id)[:, :step] for item_id in (before, after)]
-            assert probability[1] == pytest.approx(probability[0], abs=1e-4)
-        heads = [tf.nest.flatten(model.head_states(model.encoder(item_id), item_id)) for item_id in (before, after)]
-        for one, other in zip(*heads, strict=True):
-            assert other.numpy()[:, : step + 1] == pytest.approx(one.numpy()[:, : step + 1], abs=1e-5)
+        assert states[after, : step + 1].numpy() == pytest.approx(states[before, : step + 1].numpy(), abs=1e-5)
+        assert np.abs(states[after, step + 1] - states[before, step + 1]).max() > 1e-4
+        assert probability[after, :step] == pytest.approx(probability[before, :step], abs=1e-4)
+        for part in heads:
+            assert part[after, : step + 1] == pytest.approx(part[before, : step + 1], abs=1e-5)
 
 
 def test_one_causal_pass_gives_the_states_of_all_prefixes(model: Algorithm):
@@ -233,30 +296,27 @@ def test_one_causal_pass_gives_the_states_of_all_prefixes(model: Algorithm):
     mask = tf.sequence_mask(batch.length, 5)
     together, history = model.evaluation_states(batch.item_id, mask)
     ranking = model.rank(together, history, 20)
-    place = 0
-    for session in SESSIONS:
-        for step in range(len(session)):
-            prefix = np.zeros((1, toy.MAX_STEPS), np.int32)
-            prefix[0, :step] = session[:step]
-            assert history.numpy()[place].tolist() == prefix[0, :5].tolist()
-            alone = model.rank(model.final_states(tf.constant(prefix), tf.constant([step])), tf.constant(prefix), 20)
-            assert alone.score.numpy()[0] == pytest.approx(ranking.score.numpy()[place], abs=1e-4)
-            assert alone.item_id.numpy()[0].tolist() == ranking.item_id.numpy()[place].tolist()
-            place += 1
-    assert place == len(ranking.item_id)
+    prefixes = [(session, step) for session in SESSIONS for step in range(len(session))]
+    item_id = np.zeros((len(prefixes), toy.MAX_STEPS), np.int32)
+    for row, (session, step) in enumerate(prefixes):
+        item_id[row, :step] = session[:step]
+    assert history.numpy().tolist() == item_id[:, :5].tolist()
+    length = tf.constant([step for _, step in prefixes])
+    alone = model.rank(model.final_states(tf.constant(item_id), length), tf.constant(item_id), 20)
+    assert alone.score.numpy() == pytest.approx(ranking.score.numpy(), abs=1e-4)
+    assert alone.item_id.numpy().tolist() == ranking.item_id.numpy().tolist()
 
 
 # === Steps that are no targets ===
 
 
 def test_context_padding_and_unknown_items_carry_no_loss(model: Algorithm):
-    mask = model.losses(_batch(), tf.constant(STEP, tf.int64), training=False).mask.numpy()
+    mask = _plain(model).mask
     # The second session begins with an unknown item; the fourth has two events of context.
     assert mask.tolist() == [[1, 1, 1, 1, 1], [0, 1, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 1, 1, 1]]
 
 
 def test_what_happened_at_a_step_without_loss_does_not_change_the_loss(model: Algorithm):
-    before = toy.mean_loss(model, _batch(), STEP)
     batch = _batch()
     reward = batch.reward.numpy()
     # Rewards of the unknown item, of context and of padding.
@@ -264,13 +324,12 @@ def test_what_happened_at_a_step_without_loss_does_not_change_the_loss(model: Al
     feedback = batch.feedback.numpy()
     feedback[1, 0], feedback[3, :2] = 1 - feedback[1, 0], 1 - feedback[3, :2]
     changed = batch._replace(reward=tf.constant(reward), feedback=tf.constant(feedback))
-    assert toy.mean_loss(model, changed, STEP) == pytest.approx(before, rel=1e-5)
+    assert _losses(model, changed).means == pytest.approx(_plain(model).means, rel=1e-5)
 
 
 def test_context_is_input(model: Algorithm):
-    before = toy.mean_loss(model, _batch(), STEP)
     changed = [*SESSIONS[:3], [12, 13, 4, 20, 6]]
-    assert toy.mean_loss(model, _batch(sessions=changed), STEP) != pytest.approx(before, rel=1e-4)
+    assert _losses(model, _batch(sessions=changed)).means != pytest.approx(_plain(model).means, rel=1e-4)
 
 
 def test_a_batch_without_targets_has_no_loss_and_no_gradient(model: Algorithm):
@@ -286,29 +345,42 @@ def test_a_batch_without_targets_has_no_loss_and_no_gradient(model: Algorithm):
 # === Gradients and target networks ===
 
 
-def test_every_weight_gets_a_gradient(model: Algorithm):
-    with tf.GradientTape() as tape:
-        losses = model.losses(_batch(), tf.constant(STEP, tf.int64), training=False)
-        total = tf.add_n([losses.mean(name) for name in losses.parts])
-    variables = model.trainable_variables
-    names = {id(variable): path for path, variable in model.named_variables().items()}
-    assert variables
-    for variable, gradient in zip(variables, tape.gradient(total, variables), strict=True):
-        assert gradient is not None, names[id(variable)]
-        value = tf.convert_to_tensor(gradient).numpy()
-        assert np.isfinite(value).all(), names[id(variable)]
-        assert np.abs(value).max() > 1e-7, names[id(variable)]
+def test_every_weight_gets_a_gradient_in_some_phase_and_a_way_for_it_in_all_that_train_it(model: Algorithm):
+    named, gradients = model.named_variables(), _gradients(model)
+    trained = {id(variable) for variable in model.trainable_variables}
+    assert trained
+    for path, variable in named.items():
+        if id(variable) not in trained:
+            continue
+        sizes = []
+        for phase, gradient in zip(model.phases, gradients[path], strict=True):
+            if not any(variable is other for other in model.variables_of(phase)):
+                continue
+            assert gradient is not None, (path, phase)
+            value = tf.convert_to_tensor(gradient).numpy()
+            assert np.isfinite(value).all(), (path, phase)
+            sizes.append(np.abs(value).max())
+        assert max(sizes) > 1e-7, path
 
 
 def test_target_networks_get_no_gradient(model: Algorithm):
     trained = {id(variable) for variable in model.trainable_variables}
-    frozen = [variable for variable in model.variables if id(variable) not in trained]
-    assert not any(path.startswith("target/") for path, variable in model.named_variables().items() if id(variable) in trained)
-    with tf.GradientTape() as tape:
-        tape.watch(frozen)
-        losses = model.losses(_batch(), tf.constant(STEP, tf.int64), training=False)
-        total = tf.add_n([losses.mean(name) for name in losses.parts])
-    assert tape.gradient(total, frozen) == [None] * len(frozen)
+    for path, variable in model.named_variables().items():
+        if path.startswith("target/"):
+            assert id(variable) not in trained, path
+        if id(variable) not in trained:
+            assert _gradients(model)[path] == [None] * len(model.phases), path
+
+
+def test_a_sampled_catalogue_sends_gradients_to_the_rows_of_the_sample_alone(case: Case, model: Algorithm):
+    # A gradient as large as the catalogue would take longer than the model.
+    if "sampled" not in case.head:
+        pytest.skip("the whole catalogue has a gradient")
+    by_item = {id(variable) for variable in model.item_variables()} & {id(variable) for variable in model.trainable_variables}
+    paths = [path for path, variable in model.named_variables().items() if id(variable) in by_item]
+    assert paths
+    for path in paths:
+        assert all(isinstance(gradient, tf.IndexedSlices) for gradient in _gradients(model)[path]), path
 
 
 @pytest.mark.parametrize(
@@ -322,7 +394,7 @@ def test_target_networks_follow_by_the_stated_rate(case: Case):
     assert pairs
     with _eagerly():
         train = TrainStep(model, lambda _: LazyAdam(0.05), xla=False)
-        for step in range(4):
+        for step in (1, 2):
             before = [target.numpy() for _, target in pairs]
             train(_batch(), step)
             for old, (online, target) in zip(before, pairs, strict=True):
@@ -336,22 +408,23 @@ def test_target_networks_follow_by_the_stated_rate(case: Case):
 
 @pytest.mark.parametrize("case", CROSSED, ids=str)
 def test_the_same_seed_gives_the_same_weights_after_training_and_another_seed_others(case: Case):
-    weights = []
-    for seed in (3, 3, 4):
+    weights: dict[int, list[list[float]]] = {3: [], 4: []}
+    for seed, steps in ((3, 2), (3, 2), (4, 1)):
         model = case.fresh(seed)
         with _eagerly():
             train = TrainStep(model, lambda _: LazyAdam(0.01), xla=False)
-            for step in range(3):
+            for step in range(steps):
                 train(_batch(), step)
-        weights.append(np.concatenate([variable.numpy().ravel() for variable in model.variables]))
-    assert weights[0].tolist() == weights[1].tolist()
-    assert weights[0].tolist() != weights[2].tolist()
+                weights[seed].append(np.concatenate([variable.numpy().ravel() for variable in model.variables]).tolist())
+    first, second, first_again, second_again = weights[3]
+    assert [first, second] == [first_again, second_again]
+    assert second != first
+    assert first not in weights[4]
 
 
 def test_losses_without_dropout_do_not_depend_on_the_moment(model: Algorithm):
-    one = toy.mean_loss(model, _batch(), STEP)
     tf.random.uniform([3])
-    assert toy.mean_loss(model, _batch(), STEP) == one
+    assert _losses(model, _batch()).means == _plain(model).means
 
 
 # === Files ===
@@ -361,20 +434,33 @@ def _config(case: Case) -> ModelConfig:
     return ModelConfig(algorithm=toy.algorithm_config(case.algorithm), network=case.networks(), max_steps=toy.MAX_STEPS)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.head in ("full", "untied")], ids=str)
+def _assert_alike(one: Algorithm, other: Algorithm) -> None:
+    """Equal weights and equal answers."""
+    for path, variable in one.named_variables().items():
+        np.testing.assert_array_equal(other.named_variables()[path].numpy(), variable.numpy(), err_msg=path)
+    batch = _batch()
+    ours, theirs = (model.rank(model.final_states(batch.item_id, batch.length), batch.item_id, 20) for model in (one, other))
+    assert theirs.item_id.numpy().tolist() == ours.item_id.numpy().tolist()
+    assert theirs.score.numpy().tolist() == ours.score.numpy().tolist()
+
+
+@pytest.mark.parametrize("case", [*EXPORTED, *(case for case in CASES if case.head == "untied")], ids=str)
 def test_a_loaded_model_answers_as_the_saved_one(case: Case, tmp_path: Path):
-    model = _moved(case)
     vocabulary = toy.write_vocabulary(tmp_path / "vocabulary")
-    save_model(tmp_path / "model", model, _config(case), vocabulary.path / "items.parquet")
+    save_model(tmp_path / "model", _moved(case), _config(case), vocabulary.path / "items.parquet")
     # Another seed, so that nothing is equal because it was drawn alike.
     loaded = load_model(toy.artifact(tmp_path / "model", "Model"), seed=5)
-    for path, variable in model.named_variables().items():
-        np.testing.assert_array_equal(loaded.algorithm.named_variables()[path].numpy(), variable.numpy(), err_msg=path)
-    batch = _batch()
-    one, other = (m.rank(m.final_states(batch.item_id, batch.length), batch.item_id, 20) for m in (model, loaded.algorithm))
-    assert other.item_id.numpy().tolist() == one.item_id.numpy().tolist()
-    assert other.score.numpy().tolist() == one.score.numpy().tolist()
+    _assert_alike(_moved(case), loaded.algorithm)
     assert loaded.config == _config(case)
+
+
+@pytest.mark.parametrize("case", [case for case in CROSSED if case not in EXPORTED], ids=str)
+def test_a_model_answers_as_the_one_whose_weights_it_reads(case: Case, tmp_path: Path):
+    # Models of one algorithm differ in their weights alone, so the rest of a saved model needs no test on all of them.
+    write_weights(_moved(case), tmp_path / "weights")
+    other = case.fresh(seed=5)
+    read_weights(other, tmp_path / "weights")
+    _assert_alike(_moved(case), other)
 
 
 def test_the_configuration_comes_back_from_json_as_it_was(case: Case):
@@ -421,7 +507,8 @@ def test_the_exported_signature_is_the_policy_in_memory(case: Case, tmp_path: Pa
 
 
 def test_mixed_precision_is_finite_and_close_to_float32(case: Case, model: Algorithm):
-    # bfloat16 keeps 8 bits: three digits in a product, two in a sum of a few. 3 % of the loss or .03, whichever is more.
+    # bfloat16 keeps 8 bits: three digits in a product, two in a sum of a few, and some weights are products of both. 5 % of the
+    # loss or .05, whichever is more.
     with toy.precision("mixed_bfloat16"):
         mixed = case.fresh()
         for path, variable in mixed.named_variables().items():
@@ -437,5 +524,5 @@ def test_mixed_precision_is_finite_and_close_to_float32(case: Case, model: Algor
         batch = _batch()
         ranking = mixed.rank(mixed.final_states(batch.item_id, batch.length), batch.item_id, 20)
         assert np.isfinite(ranking.score.numpy()).all()
-    for name, value in toy.mean_loss(model, _batch(), STEP).items():
-        assert float(means[name]) == pytest.approx(value, rel=0.03, abs=0.03), name
+    for name, value in _plain(model).means.items():
+        assert float(means[name]) == pytest.approx(value, rel=0.05, abs=0.05), name

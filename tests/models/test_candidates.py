@@ -128,6 +128,16 @@ def test_weights_of_the_logged_item_are_those_of_its_earlier_events(mode: str):
         assert found[row, step] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_candidates_that_an_earlier_event_holds_are_told(mode: str):
+    ids = _ids(mode)
+    found = _candidates(mode).in_session(tf.zeros(ids.shape)).numpy()
+    assert (found.shape, found.dtype) == (ids.shape, bool)
+    counts = np.ones(ids.shape) if mode == "full" else _counts()
+    for row, state, place in np.argwhere(counts > 0):
+        assert found[row, state, place] == (ids[row, state, place] in SESSIONS[row, :state]), (row, state, place)
+
+
 def test_every_item_of_the_whole_catalogue_counts_once():
     values = tf.random.stateless_normal([ROWS, STEPS + 1, NUM_ITEMS - 1], [1, 2])
     candidates = _candidates("full")

@@ -194,8 +194,12 @@ def policy_log_prob(algorithm: Any, values: Values, of: TrajectoryBatch | None =
     gates, copied, items = np.exp(head.log_gates.numpy()), head.copy_weights.numpy(), made.item_id.numpy()
     found = np.zeros(logits.shape)
     for row, state in np.ndindex(logits.shape[:2]):
-        share = np.exp(logits[row, state] - values.log_sum_exp(logits[row, state], row, state)) * gates[row, state, 0]
-        for event, item in enumerate(items[row]):
-            share[item] += gates[row, state, 1] * copied[row, state, event]
+        # What was there is copied, and has no part in the catalogue.
+        seen = sorted(values.known(row, state - 1)) if state and algorithm.policy.copy else []
+        left = logits[row, state].copy()
+        left[seen] = -np.inf
+        share = np.exp(left - values.log_sum_exp(left, row, state)) * gates[row, state, 0]
+        for item in seen:
+            share[item] = gates[row, state, 1] * copied[row, state][items[row] == item].sum()
         found[row, state] = np.log(share)
     return found

@@ -73,7 +73,13 @@ def test_a_threshold_of_one_values_what_the_clone_would_do():
 @pytest.mark.parametrize(
     ("threshold", "expected"),
     # Probabilities of logits [2, 1, 0] relative to the likeliest: [1, .368, .135].
-    [(0.0, [True, True, True]), (0.1, [True, True, True]), (0.3, [True, True, False]), (0.5, [True, False, False]), (1.0, [True, False, False])],
+    [
+        (0.0, [True, True, True]),
+        (0.1, [True, True, True]),
+        (0.3, [True, True, False]),
+        (0.5, [True, False, False]),
+        (1.0, [True, False, False]),
+    ],
 )
 def test_the_worked_example_keeps_what_is_likely_enough(threshold: float, expected: list[bool]):
     algorithm = slow.few_items("bcq", 3, threshold=threshold)

@@ -121,7 +121,9 @@ def test_the_losses_of_the_second_phase_are_those_of_a_slow_computation(softmax:
 
 
 def test_warming_up_is_snqn():
-    sa2c, snqn = (slow.parts(algorithm, **phase) for algorithm, phase in ((slow.build("sa2c"), {"phase": "warm_up"}), (slow.build("snqn"), {})))
+    sa2c, snqn = (
+        slow.parts(algorithm, **phase) for algorithm, phase in ((slow.build("sa2c"), {"phase": "warm_up"}), (slow.build("snqn"), {}))
+    )
     assert list(sa2c) == list(snqn)
     for name in sa2c:
         assert sa2c[name] == pytest.approx(snqn[name], rel=1e-5), name

@@ -34,9 +34,7 @@ def _slow_td(algorithm, discount: float, count: int, reward: float, drawn: np.nd
 @pytest.mark.parametrize("softmax", ["full", "sampled"])
 @pytest.mark.parametrize(("q_weight", "reward"), [(1.0, 0.0), (0.3, -0.4)])
 def test_the_td_loss_is_that_of_a_slow_computation(softmax: str, q_weight: float, reward: float):
-    algorithm = slow.build(
-        "snqn", softmax, discount=0.7, q_weight=q_weight, num_negatives=10, negative_reward=reward, shared_negatives=30
-    )
+    algorithm = slow.build("snqn", softmax, discount=0.7, q_weight=q_weight, num_negatives=10, negative_reward=reward, shared_negatives=30)
     expected = q_weight * _slow_td(algorithm, 0.7, 10, reward, _drawn(30))
     found = slow.parts(algorithm)
     assert list(found) == ["cross_entropy", "td"]
@@ -97,9 +95,7 @@ def test_the_logged_item_is_no_negative_of_its_own_step():
 
 def test_draws_are_uniform_and_the_same_for_all_that_have_the_seed():
     # 2,000 draws of 20 items: 100 each, give or take five standard deviations.
-    drawn = np.concatenate(
-        [UniformNegatives(toy.NUM_ITEMS, 100, seed=1).draw(tf.constant(step, tf.int64)).numpy() for step in range(20)]
-    )
+    drawn = np.concatenate([UniformNegatives(toy.NUM_ITEMS, 100, seed=1).draw(tf.constant(step, tf.int64)).numpy() for step in range(20)])
     counts = np.bincount(drawn, minlength=toy.NUM_ITEMS + 1)
     assert counts[0] == counts[toy.UNKNOWN] == 0
     assert (np.abs(counts[1 : toy.NUM_ITEMS] - 100) < 50).all()

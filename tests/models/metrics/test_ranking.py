@@ -6,7 +6,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from models.metrics.ranking import MAX_RANK, RankedSteps, beyond_accuracy, bootstrap, gain, intervals, sum_by_session
+from models.metrics.ranking import (
+    MAX_RANK,
+    RankedSteps,
+    average,
+    beyond_accuracy,
+    bootstrap,
+    difference,
+    gain,
+    intervals,
+    metric_names,
+    read_sums,
+    sum_by_session,
+    values_by_session,
+    write_sums,
+)
 
 CLICK, PURCHASE = 0, 1
 
@@ -81,6 +95,28 @@ def test_the_reward_is_that_of_the_hits_over_all_events():
     assert values["reward@10"] == pytest.approx(0.35)
 
 
+def test_an_event_counts_by_its_reward_in_the_reward_weighted_gain():
+    # Gains 1, 1/2 (rank 2), 1/3 (rank 6) and 0 of rewards 1, .2, .2 and .6: of all reward, 2.0,
+    # @5 has 1 + .1 and @10 another .2 / 3.
+    values = sum_by_session(_steps([0, 2, 6, MAX_RANK], reward=[1.0, 0.2, 0.2, 0.6])).values()
+    assert values["reward_ndcg@5"] == pytest.approx(1.1 / 2.0)
+    assert values["reward_ndcg@10"] == pytest.approx((1.1 + 0.2 / 3) / 2.0)
+
+
+def test_equal_rewards_weigh_nothing():
+    values = sum_by_session(_steps([0, 3, 7, MAX_RANK])).values()
+    assert values["reward_ndcg@10"] == pytest.approx(values["ndcg@10"])
+
+
+def test_without_reward_there_is_no_gain_to_weigh():
+    assert "reward_ndcg@10" not in sum_by_session(_steps([0, 1], reward=[0.0, 0.0])).values()
+
+
+def test_the_names_are_those_of_what_is_measured():
+    assert metric_names() == sum_by_session(_steps([0, MAX_RANK])).names
+    assert {"ndcg@10", "purchase/mrr@5", "reward@20", "reward_ndcg@10"} <= set(metric_names())
+
+
 def test_sums_are_those_of_each_session():
     # Session 9: a hit and a miss; session 4: a hit. Events count, sessions do not: (1 + 0 + 1) / 3.
     sums = sum_by_session(_steps([0, MAX_RANK, 0], session=[9, 9, 4]))
@@ -92,6 +128,97 @@ def test_sums_are_those_of_each_session():
 def test_an_unknown_metric_is_an_error_that_names_the_known_ones():
     with pytest.raises(ValueError, match=r"'recall'; known: hit_rate, ndcg, mrr"):
         gain(np.array([0]), "recall", 5)
+
+
+# === Several models, the same sessions ===
+
+
+def _two_models() -> tuple[RankedSteps, RankedSteps]:
+    """The same five events in three sessions: ndcg@5 is (1 + 1 + 1/2) / 5 = .5 and (1/2 + 0 + 0 + 1/2) / 5 = .2."""
+    session, role = [1, 1, 2, 3, 3], [CLICK, PURCHASE, CLICK, CLICK, CLICK]
+    one = _steps([0, 0, 2, MAX_RANK, MAX_RANK], role, session=session)
+    return one, _steps([2, MAX_RANK, MAX_RANK, MAX_RANK, 2], role, session=session)
+
+
+def test_an_average_has_the_mean_of_every_metric():
+    one, other = (sum_by_session(steps) for steps in _two_models())
+    found, values = average([one, other]).values(), (one.values(), other.values())
+    assert values[0]["ndcg@5"] == pytest.approx(0.5)
+    assert values[1]["ndcg@5"] == pytest.approx(0.2)
+    assert found == pytest.approx({name: (values[0][name] + values[1][name]) / 2 for name in found})
+    assert average([one]).values() == one.values()
+
+
+def test_a_difference_has_the_difference_of_every_metric():
+    one, other = (sum_by_session(steps) for steps in _two_models())
+    found = difference(one, other).values()
+    assert found["ndcg@5"] == pytest.approx(0.3)
+    assert found["purchase/hit_rate@5"] == 1.0
+    assert found == pytest.approx({name: one.values()[name] - other.values()[name] for name in found})
+
+
+def test_what_is_hard_for_both_cancels_in_the_interval_of_a_difference():
+    # Whether a session is hard decides nearly all; the second model misses one event in a hundred that the first one hits.
+    rng = np.random.default_rng(0)
+    session = np.repeat(np.arange(300), 4)
+    hit = (rng.random(300) < 0.5)[session]
+    one = sum_by_session(_steps(np.where(hit, 0, MAX_RANK).tolist(), session=session.tolist()))
+    lost = np.where(hit & (rng.random(len(session)) > 0.01), 0, MAX_RANK)
+    other = sum_by_session(_steps(lost.tolist(), session=session.tolist()))
+    gap = difference(one, other)
+    each, between = (intervals(sums, bootstrap([sums], 300, seed=0)[0])["hit_rate@5"] for sums in (one, gap))
+    assert between.low > 0
+    assert between.high - between.low < (each.high - each.low) / 5
+    # The same as the difference of values that are resampled together.
+    first, second = bootstrap([one, other], 300, seed=0)
+    np.testing.assert_allclose(bootstrap([gap], 300, seed=0)[0], first - second, atol=1e-12)
+
+
+def test_models_that_ranked_different_events_cannot_be_compared():
+    one, other = sum_by_session(_steps([0, 1])), sum_by_session(_steps([0, 1, 2]))
+    for compare in (difference, lambda a, b: average([a, b])):
+        with pytest.raises(ValueError, match="different events: 2 and 3 sessions"):
+            compare(one, other)
+    swapped = sum_by_session(_steps([0, 1], role=[PURCHASE, CLICK]))
+    with pytest.raises(ValueError, match="different events"):
+        difference(one, swapped)
+    with pytest.raises(ValueError, match=r"metrics differ: .*ndcg@10.* and return"):
+        difference(one, values_by_session("return", np.zeros(2)))
+
+
+def test_values_of_sessions_are_a_metric():
+    sums = values_by_session("return", np.array([0.0, 1.0, 5.0]))
+    assert sums.values() == {"return": 2.0}
+    found = intervals(sums, bootstrap([sums], 200, seed=0)[0])["return"]
+    assert 0.0 <= found.low < 2.0 < found.high <= 5.0
+
+
+def test_sums_come_back_from_their_file_as_they_were(tmp_path):
+    path = tmp_path / "run.npz"
+    sums = {"metrics/policy": sum_by_session(_steps([0, MAX_RANK, 3])), "returns/policy [x]": values_by_session("return", np.arange(7.0))}
+    write_sums(path, sums)
+    found = read_sums(path)
+    assert list(found) == list(sums)
+    for name, expected in sums.items():
+        assert found[name].names == expected.names
+        np.testing.assert_array_equal(found[name].numerators, expected.numerators)
+        np.testing.assert_array_equal(found[name].denominators, expected.denominators)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+
+
+def test_a_file_without_pickles_is_all_that_is_read(tmp_path):
+    path = tmp_path / "run.npz"
+    with pytest.raises(OSError):
+        read_sums(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError):
+        read_sums(path)
+    np.savez(path, **{"a|names": np.array([{"x": 1}], dtype=object)})
+    with pytest.raises(ValueError, match="allow_pickle"):
+        read_sums(path)
+    np.savez(path, **{"a|names": np.array(["ndcg@5"])})
+    with pytest.raises(ValueError, match="not a file of sums by session"):
+        read_sums(path)
 
 
 # === Intervals ===

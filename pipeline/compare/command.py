@@ -1,0 +1,247 @@
+"""`longplay compare`: makes the data, trains what is not trained yet, and writes the leaderboard."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from rich.console import Console
+
+from components.artifacts import Artifact
+from components.base import Progress, Task
+from pipeline.cache import content_key
+from pipeline.compare.config import Comparison, Model
+from pipeline.compare.page import write_page
+from pipeline.compare.results import Leaderboard, leaderboard, write_leaderboard
+from pipeline.compare.runs import RETURN, Run, RunStore
+from pipeline.compare.table import leaderboard_table
+from pipeline.compare.training import Judgement, ModelBench, Simulation, run_baselines
+from pipeline.config import PipelineConfig
+from pipeline.console import ConsoleProgress, step_line
+from pipeline.local import LocalRunner, RunResult
+from pipeline.termination import EXIT_TERMINATED, TERMINATED
+from schemas.config import canonical_json
+
+LAST_STEP = "example_validator"
+"""Last step of the pipeline that a comparison runs."""
+_MEASURED_BY = "pipeline.compare.training"
+
+
+def compare(comparison: Comparison, root: Path, console: Console) -> Leaderboard | None:
+    """Runs a comparison, or what is left of it.
+
+    Args:
+        comparison: What to compare.
+        root: Folder that holds artifacts and comparisons.
+        console: Where to report.
+
+    Returns:
+        The leaderboard, which is also written below `root`/compare; None when the data could not be made.
+
+    Raises:
+        ConfigError: The configuration does not fit its data.
+    """
+    console.print(f"longplay compare [bold]{comparison.config.name}[/bold]", highlight=False)
+    with ConsoleProgress(console) as progress:
+        result = _make_data(comparison.pipeline, root, progress, console)
+        if result.failed:
+            print(f"error: {result.failed.name} failed: {result.failed.error}", file=sys.stderr)
+            return None
+        folder = root / "compare" / comparison.config.name
+        with _alone(folder, progress):
+            work = _Work(comparison, result, folder, progress, console)
+            board = work.run()
+    console.print(leaderboard_table(board, console))
+    for name in ("csv", "json", "html"):
+        console.print(f"{name:<5} {folder / f'leaderboard.{name}'}", highlight=False, markup=False)
+    return board
+
+
+def _make_data(config: PipelineConfig, root: Path, progress: Progress, console: Console) -> RunResult:
+    for outcome in LocalRunner(root, progress).run(config, None, LAST_STEP):
+        if isinstance(outcome, RunResult):
+            return outcome
+        console.print(step_line(outcome), highlight=False, markup=False)
+    raise AssertionError("a run ends with its result")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """Two processes at the same comparison would train the same models; the second waits and finds them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.log("another process is at work on this comparison; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+class _Work:
+    """A comparison in progress."""
+
+    def __init__(self, comparison: Comparison, data: RunResult, folder: Path, progress: Progress, console: Console):
+        self._comparison = comparison
+        self._folder = folder
+        self._progress = progress
+        self._quiet = _Quiet(progress)
+        self._console = console
+        self._store = RunStore(folder / "runs")
+        examples, vocabulary = (_output(data, "trajectory_gen", name) for name in ("examples", "vocabulary"))
+        self._judgement = _judgement(comparison, examples, vocabulary)
+        self._measured = {
+            "data": [examples.digest, vocabulary.digest],
+            "evaluator": {name: getattr(self._judgement, name) for name in ("split", "min_history", "exclude_seen", "max_states")},
+            "simulate": comparison.config.simulate.model_dump(mode="json") if comparison.config.simulate else None,
+            "shop": self._judgement.simulation.shop.config.model_dump(mode="json") if self._judgement.simulation else None,
+        }
+        self._runs: dict[tuple[int, int], Run] = {}
+        self._baselines: dict[str, Run] = {}
+        self._exact: dict[str, float] = {}
+
+    def run(self) -> Leaderboard:
+        keys = {(place, seed): self._key(model, seed) for place, model in enumerate(self._comparison.models) for seed in model.seeds}
+        self._runs = {entry: run for entry, key in keys.items() if (run := self._store.find(key)) is not None}
+        finished = len(self._runs)
+        self._print(f"  {len(keys):,} trainings of {len(self._comparison.models):,} models, {finished:,} of them finished before")
+        self._measure_baselines()
+        self._find_exact()
+        with self._progress.task("compare", len(keys), "trainings") as task:
+            task.advance(finished)
+            for place, model in enumerate(self._comparison.models):
+                missing = {seed: keys[place, seed] for seed in model.seeds if (place, seed) not in self._runs}
+                if missing:
+                    self._train(place, model, missing, task)
+                    # Hours may lie between the first model and the last.
+                    self._write()
+        return self._write()
+
+    def _key(self, model: Model, seed: int) -> str:
+        return content_key(_MEASURED_BY, {**self._measured, "trainer": canonical_json(model.trainer_of(seed))})
+
+    def _measure_baselines(self) -> None:
+        neighbours = self._judgement.max_neighbour_records
+        names = self._comparison.config.baselines
+        keys = {name: content_key(_MEASURED_BY, {**self._measured, "baseline": name, "neighbours": neighbours}) for name in names}
+        self._baselines = {name: found for name, key in keys.items() if (found := self._store.find(key)) is not None}
+        missing = tuple(name for name in keys if name not in self._baselines)
+        if missing:
+            begun = time.monotonic()
+            for name, run in run_baselines(missing, self._judgement, self._quiet).items():
+                self._store.write(keys[name], run)
+                self._baselines[name] = run
+            self._print(f"  {', '.join(missing)}: {time.monotonic() - begun:.1f} s")
+        self._baselines = {name: self._baselines[name] for name in keys}
+
+    def _find_exact(self) -> None:
+        from models.simulators.rollout import exact_returns
+
+        simulation = self._judgement.simulation
+        if simulation is None:
+            return
+        key = content_key("models.simulators.rollout", {"shop": self._measured["shop"], "discount": simulation.discount})
+        found = self._store.find(key)
+        if found is None:
+            found = Run({"kind": "exact", "error": None, "heads": {}, "returns": exact_returns(simulation.shop, simulation.discount)})
+            self._store.write(key, found)
+        self._exact = dict(found.facts["returns"])
+
+    def _train(self, place: int, model: Model, seeds: dict[int, str], task: Task) -> None:
+        """Trains a model from the seeds that are missing; what fails becomes a row that says why."""
+        bench = None
+        try:
+            for seed, key in seeds.items():
+                begun = time.monotonic()
+                try:
+                    bench = bench or ModelBench(model.trainer, tuple(seeds), self._judgement, self._quiet)
+                    run = bench.run(seed, self._store.scratch(key))
+                    self._store.write(key, run)
+                    if run.error is None:
+                        self._store.discard(key)
+                except Exception as failure:
+                    if TERMINATED.is_set():
+                        raise SystemExit(EXIT_TERMINATED) from failure
+                    # Not one of the ways in which trainings fail: it is not kept, so that it is tried again.
+                    traceback.print_exc(file=sys.stderr)
+                    run = Run({"error": f"{type(failure).__name__}: {failure}", "heads": {}})
+                    if bench is not None:
+                        bench.close()
+                        bench = None
+                self._runs[place, seed] = run
+                task.advance()
+                self._print(self._line(model, seed, run, time.monotonic() - begun))
+        finally:
+            if bench is not None:
+                bench.close()
+
+    def _line(self, model: Model, seed: int, run: Run, seconds: float) -> str:
+        number = f"{len(self._runs):>{len(str(self._comparison.num_runs))}}/{self._comparison.num_runs}"
+        title = f"{model.label}, {model.backbone}, seed {seed}"
+        if run.error is not None:
+            return f"  {number}  {title:<34} failed    {seconds:6.1f} s  {run.error.splitlines()[0]}"
+        head, training, metric = run.main_head, run.facts["training"], self._comparison.config.metric
+        values = run.sums[head].values()
+        text = f"{training['epochs']} epochs, {metric} {values[metric]:.4f}" if metric in values else f"{training['epochs']} epochs"
+        if head in run.returns:
+            text += f", return {run.returns[head].values()[RETURN]:.3f}"
+        return f"  {number}  {title:<34} trained   {seconds:6.1f} s  {text}"
+
+    def _write(self) -> Leaderboard:
+        evaluator = self._comparison.pipeline.evaluator
+        board = leaderboard(self._comparison, self._runs, self._baselines, self._exact, evaluator.num_resamples, evaluator.seed)
+        write_leaderboard(board, self._folder)
+        write_page(board, self._comparison, self._folder / "leaderboard.html")
+        return board
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+
+
+def _judgement(comparison: Comparison, examples: Artifact, vocabulary: Artifact) -> Judgement:
+    from components.datasets.session_shop import SessionShopDatasetConfig
+    from components.trajectory_gen.vocabulary import read_vocabulary
+    from models.simulators.session_shop import SessionShop
+
+    evaluator, simulate = comparison.pipeline.evaluator, comparison.config.simulate
+    dataset, simulation = comparison.pipeline.trajectory_gen.dataset, None
+    if simulate is not None:
+        assert isinstance(dataset, SessionShopDatasetConfig)  # checked when the configuration was read
+        shop = SessionShop(dataset.shop)
+        simulation = Simulation(shop, simulate.num_sessions, simulate.seed, simulate.discount, simulate.max_turns)
+    return Judgement(
+        examples=examples,
+        vocabulary=read_vocabulary(vocabulary),
+        split=evaluator.splits[-1],
+        min_history=evaluator.min_history,
+        exclude_seen=evaluator.protocols[:1] == ("seen_removed",),
+        max_states=evaluator.max_states,
+        max_neighbour_records=evaluator.max_neighbour_records,
+        simulation=simulation,
+    )
+
+
+def _output(result: RunResult, step: str, name: str) -> Artifact:
+    artifact = result.output(step, name)
+    assert artifact is not None, f"{step} makes {name}"
+    return artifact
+
+
+class _Quiet:
+    """Progress whose bars are drawn and whose lines are not: those of one training are many."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+
+    def task(self, description: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
+        shown: AbstractContextManager[Task] = self._progress.task(description, total, unit)
+        return shown
+
+    def log(self, message: str) -> None:
+        pass

@@ -1,0 +1,175 @@
+"""`longplay compare` from logs to a leaderboard: what is trained, what is found again, and what a killed one leaves."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from models.frameworks import tf
+from pipeline.cli import app
+from pipeline.compare import command, training
+from pipeline.compare.config import Comparison, load_comparison
+from pipeline.compare.results import Leaderboard
+from pipeline.compare.training import ModelBench
+
+TINY = Path(__file__).resolve().parents[2] / "pipeline" / "configs" / "compare" / "tiny.yaml"
+SMALLER = ("changes.trajectory_gen.dataset.num_events=1500", "changes.trainer.max_steps=2", "simulate.num_sessions=30")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root that all tests share, so that the data are made once."""
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(autouse=True)
+def eagerly() -> Iterator[None]:
+    """Steps op by op: a run of few steps takes less time than compiling them."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Algorithm and seed of every training that begins."""
+    seen: list[tuple[str, int]] = []
+    original = ModelBench.run
+
+    def watched(bench: ModelBench, seed: int, scratch: Path) -> Any:
+        seen.append((bench._config.algorithm.name, seed))  # type: ignore[attr-defined]
+        return original(bench, seed, scratch)
+
+    monkeypatch.setattr(ModelBench, "run", watched)
+    return seen
+
+
+def asked(name: str, *overrides: str) -> Comparison:
+    return load_comparison(TINY, [*SMALLER, f"name={name}", *overrides])
+
+
+def compare(comparison: Comparison, root: Path) -> tuple[Leaderboard, str]:
+    out = io.StringIO()
+    board = command.compare(comparison, root, Console(file=out, width=200))
+    assert board is not None
+    return board, out.getvalue()
+
+
+def test_a_comparison_trains_everything_once_and_writes_a_leaderboard(root: Path, trained: list[tuple[str, int]]) -> None:
+    board, text = compare(asked("whole"), root)
+    assert trained == [("bc", 0), ("bc", 1), ("sqn", 0), ("sqn", 1)]
+    models = [row for row in board.rows if row.kind != "exact"]
+    assert {row.name for row in models} == {"bc", "sqn", "sqn [values]", "popularity", "repeat_last", "item_knn", "repeat_item_knn"}
+    assert {row.name for row in board.rows if row.kind == "exact"} == {"logging", "greedy", "optimal"}
+    for row in models:
+        assert {"ndcg@10", "purchase/ndcg@10", "click/ndcg@10", "reward_ndcg@10", "coverage@10", "popularity_share@10", "return"} <= set(
+            row.metrics
+        )
+        assert row.paired.keys() >= {"ndcg@10", "return"} or row.name == "bc"
+        if row.kind == "model":
+            assert row.training["epochs"] == 1
+            assert set(row.by_seed) == {0, 1}
+    folder = root / "compare" / "whole"
+    found = json.loads((folder / "leaderboard.json").read_text())
+    assert [row["title"] for row in found["rows"]] == [row.title for row in board.rows]
+    assert (folder / "leaderboard.csv").read_text().count("\n") == len(board.rows) + 1
+    assert "<svg" in (folder / "leaderboard.html").read_text()
+    assert "4/4  sqn, sasrec, seed 1" in text
+    assert "ndcg@10" in text
+    # One for each training, for each baseline, and for the exact values; nothing else is left.
+    assert len(list((folder / "runs").glob("*.json"))) == 4 + 4 + 1
+    assert not any((folder / "scratch").glob("*"))
+
+    # Started again, it reads what it wrote.
+    trained.clear()
+    again, text = compare(asked("whole"), root)
+    assert trained == []
+    assert again == board
+    assert "4 of them finished before" in text
+    # What is judged otherwise is not trained for it; what is trained otherwise is.
+    compare(asked("whole", "metric=click/mrr@5", "reference=sqn"), root)
+    assert trained == []
+    grids = "[{algorithms: [sqn], seeds: [0, 2], label: other name}, {algorithms: [bc], trainer: {learning_rate: 0.5}}]"
+    board, _ = compare(asked("whole", f"grids={grids}"), root)
+    assert trained == [("sqn", 2), ("bc", 0)]
+    assert "other name" in {row.name for row in board.rows}
+
+
+def test_a_killed_comparison_trains_what_is_missing(root: Path, trained: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = ModelBench.run
+
+    def interrupted(bench: ModelBench, seed: int, scratch: Path) -> Any:
+        if seed == 1:
+            (scratch / "half of a checkpoint").touch()
+            raise KeyboardInterrupt
+        return watched(bench, seed, scratch)
+
+    monkeypatch.setattr(ModelBench, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(asked("killed", "grids=[{algorithms: [bc], seeds: [0, 1, 2]}]"), root)
+    assert trained == [("bc", 0)]
+    monkeypatch.setattr(ModelBench, "run", watched)
+    board, text = compare(asked("killed", "grids=[{algorithms: [bc], seeds: [0, 1, 2]}]"), root)
+    assert trained == [("bc", 0), ("bc", 1), ("bc", 2)]
+    assert "3 trainings of 1 models, 1 of them finished before" in text
+    assert next(row for row in board.rows if row.name == "bc").seeds == [0, 1, 2]
+
+
+def test_what_fails_is_a_row_and_the_others_go_on(root: Path, trained: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    grids = "[{algorithms: [bc], label: diverges, trainer: {learning_rate: 1.0e+30}}, {algorithms: [cql, bc]}]"
+    original = training.ModelBench._measure
+
+    def broken(bench: ModelBench, *arguments: Any) -> Any:
+        if bench._config.algorithm.name == "cql":  # type: ignore[attr-defined]
+            raise RuntimeError("no memory")
+        return original(bench, *arguments)
+
+    monkeypatch.setattr(training.ModelBench, "_measure", broken)
+    board, text = compare(asked("failing", f"grids={grids}"), root)
+    assert trained == [("bc", 0), ("cql", 0), ("bc", 0)]
+    errors = {row.name: row.errors.get(0, "") for row in board.rows if row.kind == "model"}
+    assert errors["diverges"].startswith("loss is not finite: ")
+    assert errors["cql"] == "RuntimeError: no memory"
+    assert errors["bc"] == ""
+    assert "diverges, sasrec, seed 0" in text
+    # The batch that shows why is kept.
+    assert list((root / "compare" / "failing" / "scratch").glob("*/nan_batch_*.npz"))
+    # A training that diverged would do so again; what was broken from outside is tried again.
+    monkeypatch.setattr(training.ModelBench, "_measure", original)
+    board, _ = compare(asked("failing", f"grids={grids}"), root)
+    assert trained[3:] == [("cql", 0)]
+    assert next(row for row in board.rows if row.name == "cql").errors == {}
+
+
+# === The command line ===
+
+
+def test_bad_usage_is_told_from_a_failure(tmp_path: Path) -> None:
+    runner = CliRunner()
+    missing = runner.invoke(app, ["compare", str(tmp_path / "none.yaml")])
+    assert missing.exit_code == 2
+    wrong = runner.invoke(app, ["compare", str(TINY), "--set", "reference=nobody", "--root", str(tmp_path)])
+    assert wrong.exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_cannot_be_made_fail_the_comparison(tmp_path: Path) -> None:
+    # Each session of the shop is rare: none has a thousand events.
+    done = CliRunner().invoke(
+        app, ["compare", str(TINY), "--set", "changes.trajectory_gen.min_session_events=1000", "--root", str(tmp_path)]
+    )
+    assert done.exit_code == 1
+    assert not (tmp_path / "compare").exists()
+
+
+def test_help_teaches_and_imports_nothing_heavy() -> None:
+    shown = CliRunner().invoke(app, ["compare", "--help"]).output
+    for word in ("base:", "grids:", "longplay schema --compare", "--set", "--root", "leaderboard.html"):
+        assert word in shown
+    explained = CliRunner().invoke(app, ["schema", "--compare"]).output
+    assert "grids[].algorithms" in explained
