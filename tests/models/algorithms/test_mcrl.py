@@ -179,7 +179,7 @@ def test_the_gradient_of_the_expectile_settles_at_the_expectile():
         ({"reward_weight": 0.0, "transition_weight": 0.0}, set(), set()),
         ({"transition_weight": 0.0, "conservative_value": "negatives"}, {"reward", "transition"}, {"reward", "transition", "conservative"}),
     ],
-    ids=str,
+    ids=["all", "no_reward", "no_transition", "neither", "conservative"],
 )
 def test_a_head_without_weight_is_left_out(changes: dict, owned: set[str], parts: set[str]):
     algorithm = slow.build("mcrl", **changes)
