@@ -113,6 +113,7 @@ class _Work:
         self._print(f"  {len(keys):,} trainings of {len(self._comparison.models):,} models, {finished:,} of them finished before")
         self._measure_baselines()
         self._find_exact()
+        board = None
         with self._progress.task("compare", len(keys), "trainings") as task:
             task.advance(finished)
             for place, model in enumerate(self._comparison.models):
@@ -120,8 +121,8 @@ class _Work:
                 if missing:
                     self._train(place, model, missing, task)
                     # Hours may lie between the first model and the last.
-                    self._write()
-        return self._write()
+                    board = self._write()
+        return board or self._write()
 
     def _key(self, model: Model, seed: int) -> str:
         return content_key(_MEASURED_BY, {**self._measured, "trainer": canonical_json(model.trainer_of(seed))})

@@ -23,8 +23,6 @@ from pipeline.compare.runs import RETURN, Run
 from schemas.config import ConfigError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from components.trainer.loop import SeedSeries, Trainable
     from models.algorithms.base import Algorithm
 
@@ -50,7 +48,7 @@ class Judgement:
 
     Attributes:
         examples: Trajectories.
-        vocabulary: Columns item and count; row i is id i + 1.
+        vocabulary: Table with columns item and count; row i is id i + 1.
         split: Split that is ranked.
         min_history: States with fewer earlier events are left out.
         exclude_seen: True takes the session's items out of the ranking.
@@ -60,7 +58,7 @@ class Judgement:
     """
 
     examples: Artifact
-    vocabulary: pa.Table
+    vocabulary: Any
     split: str
     min_history: int
     exclude_seen: bool

@@ -174,6 +174,38 @@ def test_interval_plot_puts_values_and_bounds_at_their_places() -> None:
     assert tips(root)[0] == "candidate: 0.5000, 95 % interval 0.4000 to 0.6000"
 
 
+def test_interval_plot_of_differences_marks_zero_and_has_signs() -> None:
+    rows = [Interval("sqn", 0.5, 0.25, 1.0, tone="higher"), Interval("cql", 0.0, 0.0, 0.0)]
+    root = parse(charts.interval_plot("difference", rows, Axis("ndcg@10"), at=0.0, width=620.0))
+    # Values run from 116 to 560 for the domain 0 to 1.
+    (zero,) = of_class(root, "mark")
+    assert (zero.get("x1"), zero.get("x2")) == ("116.0", "116.0")
+    assert root.get("viewBox") == "0 0 620 92"
+    (higher,) = of_class(root, "other higher")
+    assert float(of_class(higher, "point")[0].get("cx", "")) == pytest.approx((116 + 560) / 2)
+    assert texts(root, "value") == ["+0.5000", "+0.0000"]
+    assert tips(root) == ["sqn: +0.5000, 95 % interval +0.2500 to +1.0000", "cql: +0.0000, 95 % interval +0.0000 to +0.0000"]
+
+
+def test_zero_is_marked_also_where_all_differences_are_on_one_side() -> None:
+    root = parse(charts.interval_plot("difference", [Interval("cql", -0.5, -0.6, -0.4)], Axis("ndcg@10"), at=0.0))
+    # From -.6 to 0 between 116 and 340.
+    assert float(of_class(root, "mark")[0].get("x1", "")) == 340.0
+
+
+def test_long_names_have_room() -> None:
+    name = "advantage of a model with a long name"
+    root = parse(charts.interval_plot("t", [Interval(name, 0.5, 0.0, 1.0)], Axis("x"), width=620.0))
+    left = min(float(line.get("x1", "")) for line in of_class(root, "grid"))
+    assert left > len(name) * 6.5
+    assert float(of_class(root, "name")[0].get("x", "")) < left
+
+
+def test_an_exact_value_has_no_interval_to_tell() -> None:
+    root = parse(charts.interval_plot("t", [Interval("optimal", 3.66, 3.66, 3.66), Interval("bc", 1.0, 0.9, 1.1)], Axis("x")))
+    assert tips(root) == ["optimal: 3.6600", "bc: 1.0000, 95 % interval 0.9000 to 1.1000"]
+
+
 def test_a_point_interval_is_drawn_like_any_other() -> None:
     root = parse(charts.interval_plot("t", [Interval("a", 1.0, 1.0, 1.0), Interval("b", 1.0, 1.0, 1.0)], Axis("x")))
     assert len({point.get("cx") for point in of_class(root, "point")}) == 1

@@ -10,15 +10,20 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from components.base import SilentProgress
 from models.frameworks import tf
 from pipeline.cli import app
-from pipeline.compare import command, training
+from pipeline.compare import command
 from pipeline.compare.config import Comparison, load_comparison
 from pipeline.compare.results import Leaderboard
-from pipeline.compare.training import ModelBench
+from pipeline.compare.runs import Run
+from pipeline.compare.training import ModelBench, run_baselines
 
 TINY = Path(__file__).resolve().parents[2] / "pipeline" / "configs" / "compare" / "tiny.yaml"
-SMALLER = ("changes.trajectory_gen.dataset.num_events=1500", "changes.trainer.max_steps=2", "simulate.num_sessions=30")
+SMALLER = (
+    *("changes.trajectory_gen.dataset.num_events=1500", "changes.trainer.max_steps=1"),
+    *("simulate.num_sessions=30", "simulate.max_turns=5"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -94,56 +99,70 @@ def test_a_comparison_trains_everything_once_and_writes_a_leaderboard(root: Path
     # What is judged otherwise is not trained for it; what is trained otherwise is.
     compare(asked("whole", "metric=click/mrr@5", "reference=sqn"), root)
     assert trained == []
-    grids = "[{algorithms: [sqn], seeds: [0, 2], label: other name}, {algorithms: [bc], trainer: {learning_rate: 0.5}}]"
+    grids = "[{algorithms: [sqn], seeds: [0, 1], label: other name}, {algorithms: [bc], trainer: {learning_rate: 0.5}}]"
     board, _ = compare(asked("whole", f"grids={grids}"), root)
-    assert trained == [("sqn", 2), ("bc", 0)]
+    assert trained == [("bc", 0)]
     assert "other name" in {row.name for row in board.rows}
 
 
-def test_a_killed_comparison_trains_what_is_missing(root: Path, trained: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    watched = ModelBench.run
+# What is kept and what is tried again is not a matter of what is trained: here nothing is.
 
-    def interrupted(bench: ModelBench, seed: int, scratch: Path) -> Any:
-        if seed == 1:
+
+def pretend(bench: ModelBench, seed: int, scratch: Path) -> Run:
+    """A training whose model recommends as a baseline does."""
+    (found,) = run_baselines(("repeat_last",), bench._judgement, SilentProgress()).values()
+    took = {"seconds": 1.0, "transitions_per_second": 1.0, "parameters": 1, "epochs": 1, "best": 0.1, "metric": "ndcg@10", "health": {}}
+    return Run({**found.facts, "training": took}, found.sums, found.returns)
+
+
+def test_a_killed_comparison_trains_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    def run(bench: ModelBench, seed: int, scratch: Path) -> Run:
+        begun.append(seed)
+        if begun == [0, 1]:
             (scratch / "half of a checkpoint").touch()
             raise KeyboardInterrupt
-        return watched(bench, seed, scratch)
+        assert list(scratch.iterdir()) == []
+        return pretend(bench, seed, scratch)
 
-    monkeypatch.setattr(ModelBench, "run", interrupted)
+    monkeypatch.setattr(ModelBench, "run", run)
+    wanted = asked("killed", "baselines=[repeat_last]", "grids=[{algorithms: [bc], seeds: [0, 1, 2]}]")
     with pytest.raises(KeyboardInterrupt):
-        compare(asked("killed", "grids=[{algorithms: [bc], seeds: [0, 1, 2]}]"), root)
-    assert trained == [("bc", 0)]
-    monkeypatch.setattr(ModelBench, "run", watched)
-    board, text = compare(asked("killed", "grids=[{algorithms: [bc], seeds: [0, 1, 2]}]"), root)
-    assert trained == [("bc", 0), ("bc", 1), ("bc", 2)]
+        compare(wanted, root)
+    board, text = compare(wanted, root)
+    assert begun == [0, 1, 1, 2]
     assert "3 trainings of 1 models, 1 of them finished before" in text
     assert next(row for row in board.rows if row.name == "bc").seeds == [0, 1, 2]
 
 
-def test_what_fails_is_a_row_and_the_others_go_on(root: Path, trained: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    grids = "[{algorithms: [bc], label: diverges, trainer: {learning_rate: 1.0e+30}}, {algorithms: [cql, bc]}]"
-    original = training.ModelBench._measure
+def test_what_fails_is_a_row_and_the_others_go_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
 
-    def broken(bench: ModelBench, *arguments: Any) -> Any:
-        if bench._config.algorithm.name == "cql":  # type: ignore[attr-defined]
+    def run(bench: ModelBench, seed: int, scratch: Path) -> Run:
+        name: str = bench._config.algorithm.name  # type: ignore[attr-defined]
+        begun.append(name)
+        if name == "dqn":
+            (scratch / "nan_batch_1.npz").touch()
+            return Run({"error": "values diverge: lower the rate\nsecond line", "heads": {}, "training": {}})
+        if name == "cql" and begun.count("cql") == 1:
             raise RuntimeError("no memory")
-        return original(bench, *arguments)
+        return pretend(bench, seed, scratch)
 
-    monkeypatch.setattr(training.ModelBench, "_measure", broken)
-    board, text = compare(asked("failing", f"grids={grids}"), root)
-    assert trained == [("bc", 0), ("cql", 0), ("bc", 0)]
+    monkeypatch.setattr(ModelBench, "run", run)
+    wanted = asked("failing", "baselines=[repeat_last]", "grids=[{algorithms: [dqn, cql, bc]}]")
+    board, text = compare(wanted, root)
+    assert begun == ["dqn", "cql", "bc"]
     errors = {row.name: row.errors.get(0, "") for row in board.rows if row.kind == "model"}
-    assert errors["diverges"].startswith("loss is not finite: ")
-    assert errors["cql"] == "RuntimeError: no memory"
-    assert errors["bc"] == ""
-    assert "diverges, sasrec, seed 0" in text
-    # The batch that shows why is kept.
-    assert list((root / "compare" / "failing" / "scratch").glob("*/nan_batch_*.npz"))
+    assert errors == {"bc": "", "dqn": "values diverge: lower the rate\nsecond line", "cql": "RuntimeError: no memory"}
+    assert next(row.name for row in board.rows if row.kind == "model") == "bc"
+    assert "dqn, sasrec, seed 0" in text
+    # What explains the failure is kept; what is left of the others is not.
+    assert [path.name for path in (root / "compare" / "failing" / "scratch").glob("*/*")] == ["nan_batch_1.npz"]
     # A training that diverged would do so again; what was broken from outside is tried again.
-    monkeypatch.setattr(training.ModelBench, "_measure", original)
-    board, _ = compare(asked("failing", f"grids={grids}"), root)
-    assert trained[3:] == [("cql", 0)]
-    assert next(row for row in board.rows if row.name == "cql").errors == {}
+    board, _ = compare(wanted, root)
+    assert begun[3:] == ["cql"]
+    assert {row.name: bool(row.errors) for row in board.rows if row.kind == "model"} == {"bc": False, "dqn": True, "cql": False}
 
 
 # === The command line ===
