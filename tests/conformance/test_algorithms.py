@@ -360,7 +360,8 @@ def test_every_weight_gets_a_gradient_in_some_phase_and_a_way_for_it_in_all_that
             value = tf.convert_to_tensor(gradient).numpy()
             assert np.isfinite(value).all(), (path, phase)
             sizes.append(np.abs(value).max())
-        assert max(sizes) > 1e-7, path
+        # What cancels out leaves less than this behind.
+        assert max(sizes) > 1e-8, path
 
 
 def test_target_networks_get_no_gradient(model: Algorithm):
