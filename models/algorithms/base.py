@@ -182,6 +182,29 @@ class Encoder(Module):
         states = self.backbone.window(self.embedding(windows), length, training=training)
         return tf.reshape(states, tf.concat([tf.shape(step), [self.output_width]], axis=0))
 
+    def begin(self, batch_size: tf.Tensor) -> Any:
+        """What `extend` keeps of B sessions in which nothing has happened."""
+        return self.backbone.begin(batch_size)
+
+    def extend(self, item_id: tf.Tensor, step: tf.Tensor, past: Any) -> tuple[tf.Tensor, Any]:
+        """The state before one step of every session, from what was kept of the steps before.
+
+        Args:
+            item_id: [B, T] int32 events; those from `step` on do not count.
+            step: [B] int32 number of the step, one more than at the last call.
+            past: What `begin` or the last call returned.
+
+        Returns:
+            [B, D], equal to `__call__` at this step, and what to keep.
+        """
+        if self._window is not None:
+            return self.at(item_id, step[:, None])[:, 0], past
+        started = _started(item_id)
+        embedded = self.embedding(tf.gather(started, step, batch_dims=1))
+        if self.occurrence is not None:
+            embedded += tf.gather(self.occurrence(started), step, batch_dims=1)
+        return self.backbone.extend(embedded, step, past)
+
 
 def _started(item_id: tf.Tensor) -> tf.Tensor:
     """[B, T+1] events after the token that starts every sequence."""

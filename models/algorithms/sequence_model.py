@@ -97,6 +97,11 @@ class SequenceModel(Algorithm):
         taken = (batch for batch, _ in zip(batches, range(_ADAPT_BATCHES), strict=False))
         self.returns.fit(taken, self._config.target_quantile)
 
+    @property
+    def width(self) -> int:
+        """D, of the tokens."""
+        return self._network.width
+
     # === Tokens ===
 
     def embed_returns(self, returns: tf.Tensor) -> tf.Tensor:
@@ -145,8 +150,11 @@ class SequenceModel(Algorithm):
         return self.returns.along(self.returns.start(target), reward)
 
     def head_states(self, states: tf.Tensor, item_id: tf.Tensor, condition: Condition | None = None) -> dict[str, Any]:
-        hidden = self.read(states, item_id, self.wanted_returns(states, item_id, condition))
-        return super().head_states(hidden, item_id, condition)
+        return self.heads_of(self.read(states, item_id, self.wanted_returns(states, item_id, condition)), item_id)
+
+    def heads_of(self, hidden: tf.Tensor, item_id: tf.Tensor) -> dict[str, Any]:
+        """What each head makes of what is known at the state tokens, [B, T+1, D]."""
+        return super().head_states(hidden, item_id)
 
     def log_prob(self, states: tf.Tensor, item_id: tf.Tensor, negatives: tf.Tensor | None) -> tf.Tensor:
         """As of the base class, for a policy of which the default return is wanted."""

@@ -107,7 +107,7 @@ class DecisionLayer(keras.layers.Layer):
         for block, cache in zip(self.blocks, caches, strict=True):
             tokens, longer = block.extend(tokens, order, cache)
             extended.append(longer)
-        return self.norm(tokens[:, -1]), tuple(extended)
+        return self.norm(tokens[:, -1:])[:, 0], tuple(extended)
 
     def get_config(self) -> dict[str, Any]:
         names = ("max_steps", "context_length", "num_blocks", "num_heads", "expansion", "activation")
