@@ -14,6 +14,9 @@ from models.module import Module
 _LEAST_COUNT = 20
 """Returns from which a quantile is taken; steps with fewer have what the step before has."""
 
+_FAR = 1e3
+"""No return is further from zero than this many times the root mean square of all."""
+
 
 class Returns(Module):
     """What is left of a return at every step.
@@ -74,8 +77,8 @@ class Returns(Module):
         self.greatest.assign([float(value.max())])
 
     def scaled(self, returns: tf.Tensor) -> tf.Tensor:
-        """Returns or rewards [...] as networks see them."""
-        return returns / tf.stop_gradient(self.scale)
+        """Returns or rewards [...] as networks see them: whatever is asked for, a number that can be squared."""
+        return tf.clip_by_value(returns / tf.stop_gradient(self.scale), -_FAR, _FAR)
 
     def unscaled(self, returns: tf.Tensor) -> tf.Tensor:
         """The way back."""
@@ -83,7 +86,7 @@ class Returns(Module):
 
     def start(self, target: tf.Tensor) -> tf.Tensor:
         """[B] return at the first step; `target` where it is a number, else the default."""
-        return tf.where(tf.math.is_nan(target), self.target, target)
+        return tf.where(tf.math.is_finite(target), target, self.target)
 
     def usual_reward(self, start: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Rewards of events, by their steps, that leave returns that began as `start` at their usual share; shapes broadcast."""
