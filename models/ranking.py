@@ -200,6 +200,21 @@ def best(ids: tf.Tensor, scores: tf.Tensor, k: int) -> Ranking:
     return Ranking(tf.where(score > NOT_RANKED / 2, chosen, PAD_ITEM_ID), score)
 
 
+def draw(ranking: Ranking, uniform: tf.Tensor) -> tf.Tensor:
+    """One item of each ranking by log-probability, with its probability among the K: for policies that try things.
+
+    Args:
+        ranking: Of M states; all of the catalogue for a draw from the policy itself.
+        uniform: [M] float32 a number in [0, 1) for each.
+
+    Returns:
+        [M] int32 items; 0 where there is none.
+    """
+    running = tf.cumsum(tf.nn.softmax(ranking.score), axis=1)
+    place = tf.reduce_sum(tf.cast(running <= uniform[:, None] * running[:, -1:], tf.int32), axis=1)
+    return tf.gather(ranking.item_id, tf.minimum(place, tf.shape(running)[1] - 1), batch_dims=1)
+
+
 def sum_by_item(session: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """[M, L] sum of the weights [M, L] of each event's item."""
     same = tf.equal(session[:, :, None], session[:, None, :])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from models.algorithms.base import Algorithm
+import math
+
+from models.algorithms.base import Algorithm, Condition
 from models.frameworks import tf
 from models.ranking import NOT_RANKED
 from schemas import serving
@@ -62,12 +64,16 @@ class ServedPolicy(tf.Module):
             `item_id` string [B, K] and `score` float [B, K].
         """
         # A request may be fed with any rank; here it gets an error that names the shape.
-        item_history, exclude = tf.ensure_shape(item_history, [None, None]), tf.ensure_shape(exclude, [None, None])
-        history, length = self._latest(self._ids(item_history))
-        batch = tf.shape(history)[0]
-        excluded = self._ids(exclude)
-        excluded = tf.broadcast_to(excluded, [batch, tf.shape(excluded)[1]])
-        states = self._algorithm.final_states(history, length)
+        ids = self._ids(tf.ensure_shape(item_history, [None, None]))
+        place, length = self._latest(ids)
+        return self._answer(tf.gather(ids, place, batch_dims=1), length, exclude)
+
+    def _answer(
+        self, history: tf.Tensor, length: tf.Tensor, exclude: tf.Tensor, condition: Condition | None = None
+    ) -> dict[str, tf.Tensor]:
+        excluded = self._ids(tf.ensure_shape(exclude, [None, None]))
+        excluded = tf.broadcast_to(excluded, [tf.shape(history)[0], tf.shape(excluded)[1]])
+        states = self._algorithm.final_states(history, length, condition)
         ranking = self._algorithm.rank(states, history, self._k, excluded, tables=self.tables)
         names = self.name_table.lookup(tf.cast(ranking.item_id, tf.int64) - 1)
         return {serving.ITEM_ID: names, serving.SCORE: tf.maximum(ranking.score, NOT_RANKED)}
@@ -77,15 +83,59 @@ class ServedPolicy(tf.Module):
         return tf.where(tf.equal(names, ""), PAD_ITEM_ID, ids)
 
     def _latest(self, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The last T items of each row, moved to the left, and how many there are."""
+        """Places [B, T] of the last T items of each row, then of padding, and how many items [B] that are."""
         is_item = tf.not_equal(ids, PAD_ITEM_ID)
         to_left = tf.argsort(tf.cast(tf.logical_not(is_item), tf.int32), axis=1, stable=True)
-        packed = tf.gather(ids, to_left, batch_dims=1)
         count = tf.reduce_sum(tf.cast(is_item, tf.int32), axis=1)
         width = tf.minimum(tf.shape(ids)[1], self._max_steps)
         first = tf.maximum(count - self._max_steps, 0)
-        window = tf.gather(packed, first[:, None] + tf.range(width)[None, :], batch_dims=1)
-        return window, tf.minimum(count, self._max_steps)
+        place = tf.gather(to_left, first[:, None] + tf.range(width)[None, :], batch_dims=1)
+        return place, tf.minimum(count, self._max_steps)
+
+
+class ReturnServedPolicy(ServedPolicy):
+    """A policy that is conditioned on a return, which may be said in a signature of its own.
+
+    A history longer than T counts from its last T items on: what is wanted is what is left after the rewards before them, as
+    far as they are known.
+    """
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
+            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
+            tf.TensorSpec([None], tf.float32, name=serving.TARGET_RETURN),
+            tf.TensorSpec([None, None], tf.float32, name=serving.REWARD_HISTORY),
+        ],
+    )
+    def serve_return(
+        self,
+        item_history: tf.Tensor,
+        exclude: tf.Tensor = tf.constant([[""]]),
+        target_return: tf.Tensor = tf.constant([math.nan]),
+        reward_history: tf.Tensor = tf.constant([[math.nan]]),
+    ) -> dict[str, tf.Tensor]:
+        """Recommends what brings a return.
+
+        Args:
+            item_history: string [B, T'], oldest first.
+            exclude: string [B, E] items not to recommend, or [1, E] for all rows.
+            target_return: float [B], or [1] for all rows.
+            reward_history: float [B, T'], or [1, 1] for all items.
+
+        Returns:
+            `item_id` string [B, K] and `score` float [B, K].
+        """
+        ids = self._ids(tf.ensure_shape(item_history, [None, None]))
+        reward = tf.broadcast_to(tf.ensure_shape(reward_history, [None, None]), tf.shape(ids))
+        target = tf.broadcast_to(tf.ensure_shape(target_return, [None]), tf.shape(ids)[:1])
+        place, length = self._latest(ids)
+        in_window = tf.reduce_any(tf.equal(tf.range(tf.shape(ids)[1])[None, :, None], place[:, None, :]), axis=-1)
+        earlier = tf.logical_not(in_window | tf.math.is_nan(reward)) & tf.not_equal(ids, PAD_ITEM_ID)
+        target -= tf.reduce_sum(tf.where(earlier, reward, 0.0), axis=1)
+        condition = Condition(target, tf.gather(reward, place, batch_dims=1))
+        return self._answer(tf.gather(ids, place, batch_dims=1), length, exclude, condition)
 
 
 class RankedPolicy(tf.Module):

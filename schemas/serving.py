@@ -1,11 +1,17 @@
 """Tensors of the served request and response, and the names of signatures and files around them."""
 
 SERVING_DEFAULT = "serving_default"
+SERVING_RETURN = "serving_return"
+"""Signature of a policy that is conditioned on a return: the inputs of the default one, and what is wanted."""
 
 ITEM_HISTORY = "item_history"
 """string [B, T]: items of the session so far, oldest first; "" pads on the right. Only the last T of the model count."""
 EXCLUDE = "exclude"
 """string [B, E], optional: items that must not be recommended; "" pads."""
+TARGET_RETURN = "target_return"
+"""float [B], optional: sum of rewards that is wanted from the first item of the history on; NaN leaves it to the model."""
+REWARD_HISTORY = "reward_history"
+"""float [B, T], optional: rewards of the items of the history; NaN where they are not known. What is wanted goes down by them."""
 ITEM_ID = "item_id"
 """string [B, K]: recommended items, best first, all different."""
 SCORE = "score"

@@ -17,7 +17,7 @@ from components.model_io import LoadedModel, load_model
 from components.trajectory_gen.vocabulary import ITEM
 from components.trajectory_io import ordered_batches, shard_files
 from models.frameworks import tf
-from models.serving import ServedPolicy
+from models.serving import ReturnServedPolicy, ServedPolicy
 from schemas import serving
 
 
@@ -32,15 +32,17 @@ def execute(
     requests = _requests(model, inputs["examples"], config)
     write_warmup(folder / serving.WARMUP_FILE, requests)
     # What the exported function answers here; another process has to give the same.
-    loaded = tf.saved_model.load(str(folder)).signatures[serving.SERVING_DEFAULT]
-    answers = [loaded(**{name: tf.constant(value) for name, value in request.items()}) for request in requests]
+    loaded = tf.saved_model.load(str(folder))
+    answers = [
+        loaded.signatures[_signature(request)](**{name: tf.constant(value) for name, value in request.items()}) for request in requests
+    ]
     write_json(outputs["serving_model"] / EXPECTED_FILE, [_plain(answer) for answer in answers])
     return {
         "serving_model": {
             "k": config.k,
             "max_steps": model.config.max_steps,
             "num_items": model.algorithm.catalogue.num_items,
-            "signatures": [serving.SERVING_DEFAULT],
+            "signatures": sorted({_signature(request) for request in requests}),
             "warmup_requests": len(requests),
             "model": inputs["model"].digest,
         }
@@ -53,8 +55,13 @@ def export(model: LoadedModel, folder: Path, k: int) -> None:
         # The file's name is kept as the asset's.
         items = Path(temporary) / "items.txt"
         items.write_text("".join(f"{name}\n" for name in model.vocabulary[ITEM].to_pylist()), encoding="utf-8")
-        served = ServedPolicy(model.algorithm, str(items), k)
-        tf.saved_model.save(served, str(folder), signatures={serving.SERVING_DEFAULT: served.serve})
+        if not model.algorithm.is_return_conditioned:
+            served = ServedPolicy(model.algorithm, str(items), k)
+            tf.saved_model.save(served, str(folder), signatures={serving.SERVING_DEFAULT: served.serve})
+            return
+        told = ReturnServedPolicy(model.algorithm, str(items), k)
+        signatures = {serving.SERVING_DEFAULT: told.serve, serving.SERVING_RETURN: told.serve_return}
+        tf.saved_model.save(told, str(folder), signatures=signatures)
 
 
 def write_warmup(path: Path, requests: list[dict[str, npt.NDArray[Any]]]) -> None:
@@ -65,11 +72,15 @@ def write_warmup(path: Path, requests: list[dict[str, npt.NDArray[Any]]]) -> Non
     with tf.io.TFRecordWriter(str(path)) as writer:
         for request in requests:
             proto = predict_pb2.PredictRequest(
-                model_spec=model_pb2.ModelSpec(name="longplay", signature_name=serving.SERVING_DEFAULT),
-                inputs={name: tf.make_tensor_proto(value, tf.string) for name, value in request.items()},
+                model_spec=model_pb2.ModelSpec(name="longplay", signature_name=_signature(request)),
+                inputs={name: tf.make_tensor_proto(value, tf.as_dtype(value.dtype)) for name, value in request.items()},
             )
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=proto))
             writer.write(log.SerializeToString())
+
+
+def _signature(request: Mapping[str, Any]) -> str:
+    return serving.SERVING_RETURN if serving.TARGET_RETURN in request else serving.SERVING_DEFAULT
 
 
 def _requests(model: LoadedModel, examples: Artifact, config: ExporterConfig) -> list[dict[str, npt.NDArray[Any]]]:
@@ -92,7 +103,13 @@ def _requests(model: LoadedModel, examples: Artifact, config: ExporterConfig) ->
                 history[0, 0] = "(unknown)"
             exclude = history[:, -1:] if number == 3 else np.full((size, 1), "", dtype=object)
             requests.append({serving.ITEM_HISTORY: history, serving.EXCLUDE: exclude})
-    return requests
+            if model.algorithm.is_return_conditioned:
+                # The first row says nothing, the others ask for more and more, with rewards that are not known at first.
+                target = np.where(np.arange(size) > 0, np.arange(size), np.nan).astype(np.float32)
+                reward = np.where(np.arange(history.shape[1]) > number, 0.2, np.nan).astype(np.float32)
+                told = {serving.TARGET_RETURN: target, serving.REWARD_HISTORY: np.tile(reward, (size, 1))}
+                requests.append({**requests[-1], **told})
+    return requests[: serving.MAX_WARMUP_RECORDS]
 
 
 def _plain(answer: Mapping[str, tf.Tensor]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from components.evaluation import Protocol, rank_model
 from components.model_io import LoadedModel, ModelConfig, build_model, read_weights, write_weights
 from components.trainer.config import TrainerConfig
 from components.trainer.step import TrainStep
-from components.trajectory_io import Transitions, epoch_batches, shard_files
+from components.trajectory_io import Transitions, epoch_batches, ordered_batches, shard_files
 from models.algorithms.base import Algorithm
 from models.batch import TrajectoryBatch
 from models.co_visitation import Neighbours
@@ -219,6 +219,8 @@ class TrainingLoop:
         """Trains; afterwards the algorithm has the best weights."""
         self._restore()
         config, state = self._config, self.state
+        if state.step == 0:
+            self._algorithm.adapt(iter(ordered_batches(self._files, config.batch_size)))
         unit = "sessions" if self._transitions is None else "transitions"
         with self._context.progress.task("train", self._records * config.max_epochs, unit) as task:
             task.advance(state.epoch * self._records + min(state.batch * config.batch_size, self._records))

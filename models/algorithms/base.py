@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -118,6 +118,18 @@ class Phase(NamedTuple):
 _WHOLE = Phase("")
 
 
+class Condition(NamedTuple):
+    """What a policy may be told beside the events of B sessions.
+
+    Attributes:
+        target_return: [B] float32 return that is wanted from the first event on; NaN leaves it to the policy.
+        reward_history: [B, T] float32 rewards of the events, NaN where they are not known; None where none is.
+    """
+
+    target_return: tf.Tensor
+    reward_history: tf.Tensor | None = None
+
+
 class Encoder(Module):
     """Items to states: embedding and backbone.
 
@@ -176,6 +188,29 @@ class Encoder(Module):
         states = self.backbone.window(self.embedding(windows), length, training=training)
         return tf.reshape(states, tf.concat([tf.shape(step), [self.output_width]], axis=0))
 
+    def begin(self, batch_size: tf.Tensor) -> Any:
+        """What `extend` keeps of B sessions in which nothing has happened."""
+        return self.backbone.begin(batch_size)
+
+    def extend(self, item_id: tf.Tensor, step: tf.Tensor, past: Any) -> tuple[tf.Tensor, Any]:
+        """The state before one step of every session, from what was kept of the steps before.
+
+        Args:
+            item_id: [B, T] int32 events; those from `step` on do not count.
+            step: [B] int32 number of the step, one more than at the last call.
+            past: What `begin` or the last call returned.
+
+        Returns:
+            [B, D], equal to `__call__` at this step, and what to keep.
+        """
+        if self._window is not None:
+            return self.at(item_id, step[:, None])[:, 0], past
+        started = _started(item_id)
+        embedded = self.embedding(tf.gather(started, step, batch_dims=1))
+        if self.occurrence is not None:
+            embedded += tf.gather(self.occurrence(started), step, batch_dims=1)
+        return self.backbone.extend(embedded, step, past)
+
 
 def _started(item_id: tf.Tensor) -> tf.Tensor:
     """[B, T+1] events after the token that starts every sequence."""
@@ -200,6 +235,9 @@ class Algorithm(Module, ABC):
     """False for an algorithm that learns values only."""
     heads: ClassVar[tuple[str, ...]] = ("policy",)
     """What items can be ranked by; the first one recommends unless the configuration says otherwise."""
+
+    is_return_conditioned: ClassVar[bool] = False
+    """True for an algorithm that looks at the `condition` of its states."""
 
     transitions: ClassVar[bool] = False
     """True for an algorithm that is trained on single transitions, drawn one by one, and not on whole sessions."""
@@ -254,6 +292,13 @@ class Algorithm(Module, ABC):
     def after_build(self) -> None:
         """Called once when all variables exist; target networks are set here."""
 
+    def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
+        """Called once before the first training step, for what depends on the logs and no gradient moves.
+
+        Args:
+            batches: Trajectories of the train split; nothing is read unless they are iterated over.
+        """
+
     @abstractmethod
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         """Losses of every step.
@@ -305,7 +350,7 @@ class Algorithm(Module, ABC):
         """The head that recommends."""
         return self.heads[0]
 
-    def head_states(self, states: tf.Tensor, item_id: tf.Tensor) -> dict[str, Any]:
+    def head_states(self, states: tf.Tensor, item_id: tf.Tensor, condition: Condition | None = None) -> dict[str, Any]:
         """What each head knows at every step, before it looks at the catalogue: states [B, T+1, D] -> tensors [B, T+1, ...]."""
         return {"policy": self.policy(states, item_id)}
 
@@ -313,26 +358,29 @@ class Algorithm(Module, ABC):
         """Item vectors of each head as ranking takes them, by item id; computed once for many calls of `rank`."""
         return {"policy": self.policy.vectors(self.encoder.embedding.table)}
 
-    def evaluation_states(self, item_id: tf.Tensor, mask: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:
+    def evaluation_states(
+        self, item_id: tf.Tensor, mask: tf.Tensor, condition: Condition | None = None
+    ) -> tuple[dict[str, Any], tf.Tensor]:
         """States before some of the steps of a batch, from one causal pass.
 
         Args:
             item_id: [B, T] int32.
             mask: [B, T] True for the M steps that are wanted.
+            condition: Of the B sessions; None leaves it to the policy.
 
         Returns:
             The heads' states [M, ...] and the events before each step [M, T], 0 elsewhere.
         """
-        heads = self.head_states(self.encoder(item_id), item_id)
+        heads = self.head_states(self.encoder(item_id), item_id, condition)
         row, step = tf.unstack(tf.cast(tf.where(mask), tf.int32), axis=1)
         where = tf.stack([row, step], axis=1)
         chosen = tf.nest.map_structure(lambda tensor: tf.gather_nd(tensor, where), heads)
         earlier = tf.range(tf.shape(item_id)[1])[None, :] < step[:, None]
         return chosen, tf.where(earlier, tf.gather(item_id, row), PAD_ITEM_ID)
 
-    def final_states(self, item_id: tf.Tensor, length: tf.Tensor) -> dict[str, Any]:
+    def final_states(self, item_id: tf.Tensor, length: tf.Tensor, condition: Condition | None = None) -> dict[str, Any]:
         """The heads' states [B, ...] after all `length` [B] events of each row of `item_id` [B, T], as they are served."""
-        heads = self.head_states(self.encoder(item_id), item_id)
+        heads = self.head_states(self.encoder(item_id), item_id, condition)
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, length, batch_dims=1), heads)
 
     def rank(

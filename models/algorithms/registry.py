@@ -8,8 +8,12 @@ from models.algorithms.base import Algorithm, AlgorithmConfig
 from models.algorithms.bc import BC
 from models.algorithms.bc_proxy import BCProxy
 from models.algorithms.bcq import BCQ
+from models.algorithms.cdt4rec import CDT4Rec
 from models.algorithms.cql import CQL
+from models.algorithms.decision_transformer import DecisionTransformer
 from models.algorithms.dqn import DQN
+from models.algorithms.dt4rec import DT4Rec
+from models.algorithms.edt4rec import EDT4Rec
 from models.algorithms.ensemble import Ensemble
 from models.algorithms.mcrl import MCRL
 from models.algorithms.reinforce import Reinforce
@@ -36,6 +40,10 @@ ALGORITHMS: Registry[type[Algorithm]] = Registry(
         "rem": REM,
         "ensemble": Ensemble,
         "mcrl": MCRL,
+        "decision_transformer": DecisionTransformer,
+        "dt4rec": DT4Rec,
+        "cdt4rec": CDT4Rec,
+        "edt4rec": EDT4Rec,
     },
 )
 

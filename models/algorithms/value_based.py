@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from models.algorithms.base import Algorithm, Catalogue, Encoder, NetworkConfig
+from models.algorithms.base import Algorithm, Catalogue, Condition, Encoder, NetworkConfig
 from models.algorithms.targeted import Parts, TargetedAlgorithm, TargetedConfig
 from models.batch import TrajectoryBatch
 from models.candidates import Candidates
@@ -64,8 +64,8 @@ class ValueRanking(Algorithm):
 
     values: Any
 
-    def head_states(self, states: tf.Tensor, item_id: tf.Tensor) -> dict[str, Any]:
-        policy = super().head_states(states, item_id) if self.has_policy else {}
+    def head_states(self, states: tf.Tensor, item_id: tf.Tensor, condition: Condition | None = None) -> dict[str, Any]:
+        policy = super().head_states(states, item_id, condition) if self.has_policy else {}
         return {**policy, "values": self.values(states, item_id)}
 
     def tables(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from models.frameworks import tf
 from models.module import Module
@@ -37,6 +37,27 @@ class Backbone(Module, ABC):
     @abstractmethod
     def __call__(self, embedded: tf.Tensor, training: bool = False) -> tf.Tensor:
         """embedded [B, T, D] -> states [B, T, output_width]; state t depends on inputs 0..t only."""
+
+    def begin(self, batch_size: tf.Tensor) -> Any:
+        """What `extend` keeps of B sequences of which nothing has been seen; tensors with a row for each."""
+        return tf.zeros([batch_size, self._max_steps, self._width])
+
+    def extend(self, embedded: tf.Tensor, step: tf.Tensor, past: Any) -> tuple[tf.Tensor, Any]:
+        """The state after one more item, without dropout.
+
+        Here everything is kept and read again; a backbone that can go on from where it was overrides this and `begin`.
+
+        Args:
+            embedded: [B, D] the next item of every sequence.
+            step: [B] int32 its number, from 0.
+            past: What `begin` or the last call returned.
+
+        Returns:
+            [B, output_width], equal to `__call__` at this step, and what to keep.
+        """
+        place = tf.one_hot(step, self._max_steps, dtype=past.dtype)[..., None]
+        past = past * (1.0 - place) + place * tf.cast(embedded, past.dtype)[:, None]
+        return tf.gather(self(past[:, : tf.reduce_max(step) + 1]), step, batch_dims=1), past
 
     def window(self, embedded: tf.Tensor, length: tf.Tensor, training: bool = False) -> tf.Tensor:
         """One state of each history from its last items alone, as the published recommenders compute it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -55,6 +55,21 @@ class SASRec(Backbone):
 
     def __call__(self, embedded: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.norm(self._mix(embedded, training))
+
+    def begin(self, batch_size: tf.Tensor) -> Any:
+        if self._is_published:
+            return super().begin(batch_size)
+        return tuple(block.begin(batch_size, self._max_steps) for block in self.blocks)
+
+    def extend(self, embedded: tf.Tensor, step: tf.Tensor, past: Any) -> tuple[tf.Tensor, Any]:
+        if self._is_published:
+            return super().extend(embedded, step, past)
+        states = (embedded * float(self._width) ** 0.5 + self.positions(step))[:, None]
+        kept = []
+        for block, cache in zip(self.blocks, past, strict=True):
+            states, longer = block.extend(states, step[:, None], cache)
+            kept.append(longer)
+        return self.norm(states)[:, 0], tuple(kept)
 
     def window(self, embedded: tf.Tensor, length: tf.Tensor, training: bool = False) -> tf.Tensor:
         """As the base class, but in the published variant an empty history is zero before the last normalisation.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.frameworks import tf
-from models.numerics import IMPOSSIBLE
+from models.numerics import IMPOSSIBLE, TINY
 
 
 def info_nce(predicted: tf.Tensor, positive: tf.Tensor, instead: tf.Tensor, usable: tf.Tensor, temperature: float) -> tf.Tensor:
@@ -13,7 +13,7 @@ def info_nce(predicted: tf.Tensor, positive: tf.Tensor, instead: tf.Tensor, usab
         predicted: [B, T, D] prediction from what happened.
         positive: [B, T, D] what it should be like.
         instead: [B, T, S, D] predictions from what did not happen.
-        usable: [B, T, S] 0 where a negative is what happened.
+        usable: [B, T, S] how much each negative counts in the sum; 0 where it is what happened.
         temperature: Divides the cosines.
 
     Returns:
@@ -25,6 +25,6 @@ def info_nce(predicted: tf.Tensor, positive: tf.Tensor, instead: tf.Tensor, usab
     wanted = tf.math.l2_normalize(tf.cast(positive, tf.float32), axis=-1)
     right = tf.reduce_sum(tf.math.l2_normalize(tf.cast(predicted, tf.float32), axis=-1) * wanted, axis=-1)
     wrong = tf.reduce_sum(tf.math.l2_normalize(tf.cast(instead, tf.float32), axis=-1) * wanted[:, :, None], axis=-1)
-    wrong = tf.where(usable > 0, wrong / temperature, IMPOSSIBLE)
+    wrong = tf.where(usable > 0, wrong / temperature + tf.math.log(tf.maximum(usable, TINY)), IMPOSSIBLE)
     right = right[..., None] / temperature
     return tf.reduce_logsumexp(tf.concat([right, wrong], axis=-1), axis=-1) - right[..., 0]

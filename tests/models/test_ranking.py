@@ -9,7 +9,7 @@ import pytest
 
 from models.catalogue import CatalogueLogits
 from models.frameworks import tf
-from models.ranking import LEAST, CatalogueScores, PolicyState, Ranking, best, best_of_catalogue, sum_by_item, top_k
+from models.ranking import LEAST, CatalogueScores, PolicyState, Ranking, best, best_of_catalogue, draw, sum_by_item, top_k
 
 sys.path.append(str(Path(__file__).parent))
 toy = import_module("toy_shop")
@@ -275,3 +275,14 @@ def test_weights_are_summed_by_item():
     # Items 3, 5, 3 with .1, .2, .4: both events of item 3 have .5.
     found = sum_by_item(tf.constant([[3, 5, 3], [0, 7, 0]]), tf.constant([[0.1, 0.2, 0.4], [0.0, 1.0, 0.0]]))
     assert found.numpy() == pytest.approx(np.array([[0.5, 0.2, 0.5], [0.0, 1.0, 0.0]]))
+
+
+def test_draws_have_the_probabilities_of_the_ranking():
+    # .5, .25 and .25 of all; of the first two alone, two thirds and one third. A place without an item is never drawn.
+    score = np.log([[0.5, 0.25, 0.25], [0.5, 0.25, 1e-300]]).clip(-1e30)
+    score[1, 2] = -1e30
+    uniform = (np.arange(1200) + 0.5) / 1200
+    for row, expected in enumerate(([600, 300, 300], [800, 400, 0])):
+        ranking = Ranking(tf.constant([[7, 3, 9]] * 1200), tf.constant(np.tile(score[row], (1200, 1)), tf.float32))
+        drawn = draw(ranking, tf.constant(uniform, tf.float32)).numpy()
+        assert [(drawn == item).sum() for item in (7, 3, 9)] == pytest.approx(expected, abs=1)
