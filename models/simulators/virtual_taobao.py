@@ -236,7 +236,8 @@ class VirtualTaobao(Simulator):
 
 
 def _rectified(values: Floats) -> Floats:
-    return np.maximum(values, SLOPE * values)
+    """The leaky rectifier, in place."""
+    return np.maximum(values, SLOPE * values, out=values)
 
 
 def _forward(layers: Network, inputs: Floats) -> Floats:
