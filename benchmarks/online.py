@@ -7,7 +7,9 @@ Virtual Taobao are NumPy products of one row there. Ours: the same worlds with a
 bare, both as TF-Agents environments, both inside a graph. All of them draw their chance, step, observe and begin the next session;
 actions are drawn beforehand.
 
-Everything is measured in one process, in turns, so that the ratios hold on a noisy machine. Prints a Markdown table.
+Everything is measured in one process, in turns, so that the ratios hold on a noisy machine. Prints a Markdown table. Virtual Taobao
+is bound by NumPy's matrix products: where OpenBLAS does not know the processor it falls back to a kernel several times slower, and
+OPENBLAS_CORETYPE names a better one.
 """
 
 from __future__ import annotations
@@ -175,7 +177,7 @@ def measured(name: str, made: tuple[Any, ...], rows: int, seconds: float) -> lis
 
     single, many = actions_of(simulator, 1), actions_of(simulator, rows)
     layers = {
-        "plain Python": (bare_reference(REFERENCES[name](*made), simulator), bare(simulator, rows)),
+        "bare": (bare_reference(REFERENCES[name](*made), simulator), bare(simulator, rows)),
         "TF-Agents environment": (as_environment(alone(), [action[0] for action in single]), as_environment(together(), many)),
         "TF-Agents environment in a graph": (in_a_graph(alone(), single), in_a_graph(together(), many)),
     }

@@ -178,8 +178,7 @@ class VirtualTaobao(Simulator):
 
     def _logits(self, user_part: Floats, page: Ints, action: Floats) -> Floats:
         first, *rest = self.weights.action
-        hidden = action @ first.weight[:, NUM_USER + 1 :].T
-        hidden += page[:, None] * first.weight[:, NUM_USER]
+        hidden = np.concatenate([page[:, None], action], axis=1) @ first.weight[:, NUM_USER:].T
         hidden += user_part
         return _forward(tuple(rest), _rectified(hidden))
 
