@@ -231,6 +231,7 @@ def test_a_saved_environment_goes_on_as_if_nothing_had_happened(simulator: Simul
     assert_same(again.current_time_step(), saved["time_step"])
     for action, step in zip(actions[20:], expected, strict=True):
         assert_same(again.step(action), step)
+    assert_same(again.reset(), environment.reset())
     assert again.num_begun == environment.num_begun
 
 

@@ -47,6 +47,7 @@ def test_sessions_that_begin_finish_or_are_abandoned_or_go_on(shop: ShopSimulato
             assert not sessions.is_over.any()
         moved = sessions.step(rng.integers(0, 12, 7))
         finished += int(moved.is_last.sum())
+        assert not (moved.is_cut & ~moved.is_last).any()
         assert sessions.num_begun == sessions.num_finished + sessions.num_abandoned + int((~sessions.is_over).sum())
     assert sessions.num_finished == finished > 100
     assert 7 < sessions.num_abandoned <= 21
