@@ -253,6 +253,8 @@ def loaded_by(repository: Path, code: str) -> set[str]:
         "pipeline.cache",
         "components.registry",
         "components.datasets.registry",
+        "models.simulators.registry",
+        "models.agents",
     ],
 )
 def test_importing_a_description_loads_no_framework(repository: Path, module: str) -> None:
