@@ -43,6 +43,7 @@ class DirectMethod(BanditEstimator):
 
     name: Literal["dm"] = "dm"
     needs_model = True
+    uses_weights = False
 
     def columns(self, log: SessionLog) -> Floats:
         return stacked(self._mean(log, log.model()[1]))

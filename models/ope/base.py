@@ -63,6 +63,8 @@ class Estimator(Config):
 
     needs_model: ClassVar[bool] = False
     """True where the log must hold predictions of a reward model, or of a Q function."""
+    uses_weights: ClassVar[bool] = True
+    """False where the logging probabilities play no part."""
     sequential: ClassVar[bool] = False
     """True for the value of a session, the mean over sessions; False for that of a round, the mean over rounds."""
     products: ClassVar[Literal["all", "numerators", "none"]] = "all"

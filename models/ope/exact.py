@@ -1,6 +1,6 @@
 """Sums of floats without rounding, so that shards, batches and orders of a log all give the same bits.
 
-A float is an integer times a power of two. Cut into windows of 32 bits it is a few integers below 2**32, and integers add without
+A float is an integer times a power of two. Cut into windows of 36 bits it is a few integers below 2**36, and integers add without
 rounding: in float64, where BLAS multiplies them by small counts, as long as a sum stays below 2**53, and in int64 between
 batches. Only reading a sum rounds, once.
 
@@ -19,13 +19,16 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-BITS = 32
-MAX_TERMS = 1 << 16
-"""Most terms that are added in float64: this many integers below 2**32, each counted up to `MAX_WEIGHT` times, stay below 2**53."""
+BITS = 36
+SHIFT = 10
+"""Window k holds the bits of 2**(36 k + 10) and above: then weights and rewards of usual sizes need the fewest windows."""
+
+MAX_TERMS = 1 << 14
+"""Most terms that are added in float64: this many integers below 2**36, each counted up to `MAX_WEIGHT` times, reach 2**53."""
 
 MAX_WEIGHT = 8
-LOWEST_WINDOW = -31
-"""What is smaller than 2**-992 counts as nothing: one factor could not scale it up."""
+LOWEST_WINDOW = -27
+"""What is smaller than 2**-962 counts as nothing: one factor could not scale it up."""
 
 _MASK = (1 << BITS) - 1
 _NEARLY_FULL = 1 << 61
@@ -36,7 +39,7 @@ class ExactSums:
     """An array of exact sums; `+` joins those of two shards and is exactly associative and commutative.
 
     Attributes:
-        lowest: Window of the first row: row p counts in units of 2**(32 (lowest + p)).
+        lowest: Window of the first row: row p counts in units of 2**(36 (lowest + p) + 10).
         windows: [P, *shape].
     """
 
@@ -49,48 +52,9 @@ class ExactSums:
         return cls(0, np.zeros((1, *shape), np.int64))
 
     @classmethod
-    def of(cls, values: Floats) -> ExactSums:
-        """Sums over the last axis.
-
-        Args:
-            values: [*shape, n] finite, n up to `MAX_TERMS`.
-
-        Raises:
-            ValueError: A value is not finite, or there are too many.
-        """
-        return cls._collect(values, None)
-
-    @classmethod
-    def weighted(cls, values: Floats, weights: Floats) -> ExactSums:
-        """Sums over the last axis in which each term counts several times; [R, *shape].
-
-        Args:
-            values: [*shape, n] finite, n up to `MAX_TERMS`.
-            weights: [n, R] whole numbers from 0 to `MAX_WEIGHT`.
-
-        Raises:
-            ValueError: A value is not finite, or there are too many.
-        """
-        return cls._collect(values, weights)
-
-    @classmethod
-    def _collect(cls, values: Floats, weights: Floats | None) -> ExactSums:
-        shape, terms = values.shape[:-1], values.shape[-1]
-        if terms > MAX_TERMS:
-            raise ValueError(f"{terms} terms at a time; at most {MAX_TERMS}")
-        outer = () if weights is None else (weights.shape[1],)
-        found: dict[int, Ints] = {}
-        for window, rows, integers in _windows(values.reshape(int(np.prod(shape)), terms)):
-            total = integers.sum(axis=1) if weights is None else (integers @ weights).T
-            row = np.zeros((*outer, int(np.prod(shape))), np.int64)
-            row[..., rows] = total.astype(np.int64)
-            found[window] = row
-        if not found:
-            return cls.zeros((*outer, *shape))
-        lowest, highest = min(found), max(found)
-        empty = np.zeros((*outer, int(np.prod(shape))), np.int64)
-        stacked = np.stack([found.get(window, empty) for window in range(lowest, highest + 1)])
-        return cls(lowest, stacked.reshape(-1, *outer, *shape))
+    def of(cls, values: Floats, weights: Floats | None = None) -> ExactSums:
+        """Sums over the last axis; see `collect`."""
+        return collect([values], weights)[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,7 +69,7 @@ class ExactSums:
         for sums in (self, other):
             start = sums.lowest - lowest
             joined[start : start + len(sums.windows)] += sums.windows
-        # Carries keep every window but the signed topmost below 2**32, so that no number of shards overflows.
+        # Carries keep every window but the signed topmost below 2**36, so that no number of shards overflows.
         for row in range(size - 1):
             joined[row + 1] += joined[row] >> BITS
             joined[row] &= _MASK
@@ -119,10 +83,52 @@ class ExactSums:
         total = np.zeros(self.shape, object)
         for row in reversed(range(len(self.windows))):
             total = total * (1 << BITS) + self.windows[row].astype(object)
-        if self.lowest >= 0:
-            return np.asarray(total * (1 << BITS * self.lowest), np.float64)
+        exponent = BITS * self.lowest + SHIFT
+        if exponent >= 0:
+            return np.asarray(total * (1 << exponent), np.float64)
         # Python divides integers to the nearest float, however long they are.
-        return np.asarray(total / (1 << -BITS * self.lowest), np.float64)
+        return np.asarray(total / (1 << -exponent), np.float64)
+
+
+def collect(columns: Sequence[Floats], weights: Floats | None = None) -> list[ExactSums]:
+    """Exact sums of several arrays over their last axis; what occurs twice is summed once.
+
+    Args:
+        columns: [*shape, n] each, finite, n the same and up to `MAX_TERMS`.
+        weights: [n, R] how often each term counts in each of R sums, whole numbers from 0 to `MAX_WEIGHT`; None counts all once.
+
+    Returns:
+        Sums [*shape], or [R, *shape] with weights, of each array.
+
+    Raises:
+        ValueError: A value is not finite, or there are too many terms.
+    """
+    terms = columns[0].shape[-1]
+    if terms > MAX_TERMS:
+        raise ValueError(f"{terms} terms at a time; at most {MAX_TERMS}")
+    flat = [row for values in columns for row in values.reshape(int(np.prod(values.shape[:-1])), terms)]
+    places: dict[bytes, int] = {}
+    place = np.array([places.setdefault(row.tobytes(), len(places)) for row in flat], np.int64)
+    distinct = np.empty((len(places), terms))
+    distinct[place] = flat
+    outer = () if weights is None else (weights.shape[1],)
+    cuts = list(_windows(distinct))
+    lowest = cuts[-1][0] if cuts else 0
+    sums = np.zeros((cuts[0][0] - lowest + 1 if cuts else 1, *outer, len(distinct)), np.int64)
+    if cuts:
+        integers = np.concatenate([integers for _, _, integers in cuts])
+        totals = integers.sum(axis=1) if weights is None else (integers @ weights).T
+        begin = 0
+        for window, rows, _ in cuts:
+            sums[window - lowest][..., rows] = totals[..., begin : begin + len(rows)].astype(np.int64)
+            begin += len(rows)
+    found, begin = [], 0
+    for values in columns:
+        shape = values.shape[:-1]
+        end = begin + int(np.prod(shape))
+        found.append(ExactSums(lowest, sums[..., place[begin:end]].reshape(len(sums), *outer, *shape)))
+        begin = end
+    return found
 
 
 def _windows(values: Floats) -> Iterator[tuple[int, Ints, Floats]]:
@@ -132,14 +138,15 @@ def _windows(values: Floats) -> Iterator[tuple[int, Ints, Floats]]:
         raise ValueError("a value to be summed is not finite")
     rows = np.flatnonzero(values.any(axis=1))
     rest = values[rows]
-    window = (int(np.frexp(greatest)[1]) - 1) // BITS
+    window = (int(np.frexp(greatest)[1]) - 1 - SHIFT) // BITS
     while len(rows) and window >= LOWEST_WINDOW:
-        integers = np.trunc(rest * 2.0 ** (-BITS * window))
+        unit = 2.0 ** (BITS * window + SHIFT)
+        integers = np.trunc(rest * (1.0 / unit))
         reached = integers.any(axis=1)
         if reached.any():
             yield window, rows[reached], integers[reached]
             # Exact: the difference is the low bits of a float.
-            rest = rest - integers * 2.0 ** (BITS * window)
+            rest = rest - integers * unit
             left = rest.any(axis=1)
             rows, rest = rows[left], rest[left]
         window -= 1

@@ -18,6 +18,7 @@ Ints = npt.NDArray[np.int64]
 MAX_STEPS = 512
 """Most steps of a session; products take 32 T^2 bytes for each window of the sums."""
 
+
 class MAGIC(SequentialEstimator):
     """Model and guided importance sampling combined: x . g, where g_j is WDR for steps up to j and the model from there on.
 

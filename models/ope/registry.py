@@ -1,6 +1,6 @@
 """Every estimator; a new one is a class and a line here."""
 
-from models.ope.bandit import IPS, DR, SNDR, SNIPS, ClippedIPS, DirectMethod, OptimisticShrinkageDR, SubGaussianDR, SubGaussianIPS, SwitchDR
+from models.ope.bandit import DR, IPS, SNDR, SNIPS, ClippedIPS, DirectMethod, OptimisticShrinkageDR, SubGaussianDR, SubGaussianIPS, SwitchDR
 from models.ope.base import Estimator
 from models.ope.magic import MAGIC
 from models.ope.sequential import PDIS, SNPDIS, SNTIS, TIS, WDR, SequentialDR

@@ -6,12 +6,13 @@ their order, or on how the sums were joined. Resamples are sums too, in which ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from models.ope import exact
 from models.ope.base import Estimator, Sums
 from models.ope.exact import ExactSums
 from models.ope.log import SessionLog
@@ -33,6 +34,8 @@ class Statistics:
         num_rounds: n.
         longest: Most rounds of a session.
         squared_lengths: Sum over sessions of their rounds squared.
+        rewards: Least and greatest reward of a round, also as the model predicts it for estimators that need one.
+        greatest_weight: Greatest importance weight of a round.
     """
 
     estimator: Estimator
@@ -43,33 +46,13 @@ class Statistics:
     num_rounds: int = 0
     longest: int = 0
     squared_lengths: int = 0
+    rewards: tuple[float, float] = (np.inf, -np.inf)
+    greatest_weight: float = 0.0
 
     @classmethod
     def of(cls, estimator: Estimator, log: SessionLog, weights: Floats | None = None, keep_products: bool = True) -> Statistics:
-        """Statistics of one part of a log.
-
-        Args:
-            estimator: Whose.
-            log: At most `MAX_TERMS` sessions; see `SessionLog.parts`.
-            weights: [S, R] how often each session counts in each resample.
-            keep_products: False without intervals that need a variance.
-        """
-        columns = estimator.columns(log)
-        products = None
-        if estimator.products != "none" and (keep_products or estimator.products == "numerators"):
-            kept = columns if estimator.products == "all" else columns[0]
-            flat = kept.reshape(-1, kept.shape[-1])
-            products = ExactSums.of((flat[:, None] * flat[None]).reshape(*kept.shape[:-1], *kept.shape))
-        return cls(
-            estimator,
-            ExactSums.of(columns),
-            None if weights is None else ExactSums.weighted(columns, weights),
-            products,
-            log.num_sessions,
-            log.num_rounds,
-            int(log.lengths.max(initial=0)),
-            int((log.lengths * log.lengths).sum()),
-        )
+        """Statistics of one part of a log; see `collected`."""
+        return collected([estimator], log, weights, keep_products)[0]
 
     def merge(self, other: Statistics) -> Statistics:
         """Statistics of both logs.
@@ -89,6 +72,8 @@ class Statistics:
             self.num_rounds + other.num_rounds,
             max(self.longest, other.longest),
             self.squared_lengths + other.squared_lengths,
+            (min(self.rewards[0], other.rewards[0]), max(self.rewards[1], other.rewards[1])),
+            max(self.greatest_weight, other.greatest_weight),
         )
 
     def sums(self) -> Sums:
@@ -104,6 +89,63 @@ class Statistics:
         """The value; NaN where it does not exist, such as without any weight."""
         sums = self.sums()
         return float(self.estimator.value(sums.total, self.estimator.coefficients(sums)))
+
+    def resampled_values(self) -> Floats:
+        """[R] values of the resamples; NaN where one does not exist.
+
+        Raises:
+            ValueError: There are none.
+        """
+        sums = self.sums()
+        if sums.resampled is None:
+            raise ValueError(f"{self.estimator.key} was not resampled")
+        return self.estimator.value(sums.resampled, self.estimator.coefficients(sums))
+
+
+def collected(
+    estimators: Sequence[Estimator], log: SessionLog, weights: Floats | None = None, keep_products: bool = True
+) -> list[Statistics]:
+    """Statistics of one part of a log for several estimators.
+
+    Args:
+        estimators: Whose.
+        log: At most `MAX_TERMS` sessions; see `SessionLog.parts`.
+        weights: [S, R] how often each session counts in each resample.
+        keep_products: False without intervals that need a variance.
+    """
+    columns = [estimator.columns(log) for estimator in estimators]
+    totals = exact.collect(columns)
+    resampled = None if weights is None else exact.collect(columns, weights)
+    observed = _range([log.reward])
+    modelled = _range([log.reward, *(column for column in (log.predicted, log.expected) if column is not None)])
+    found = []
+    for index, estimator in enumerate(estimators):
+        products = None
+        if estimator.products == "numerators" or (estimator.products == "all" and keep_products):
+            kept = columns[index] if estimator.products == "all" else columns[index][0]
+            flat = kept.reshape(-1, kept.shape[-1])
+            products = ExactSums.of((flat[:, None] * flat[None]).reshape(*kept.shape[:-1], *kept.shape))
+        sums = None if resampled is None else resampled[index]
+        found.append(
+            Statistics(
+                estimator,
+                totals[index],
+                sums,
+                products,
+                log.num_sessions,
+                log.num_rounds,
+                longest=int(log.lengths.max(initial=0)),
+                squared_lengths=int((log.lengths * log.lengths).sum()),
+                rewards=modelled if estimator.needs_model else observed,
+                greatest_weight=float(log.weight.max(initial=0.0)),
+            )
+        )
+    return found
+
+
+def _range(columns: Sequence[Floats]) -> tuple[float, float]:
+    """Least and greatest number in several columns."""
+    return min(float(column.min(initial=np.inf)) for column in columns), max(float(column.max(initial=-np.inf)) for column in columns)
 
 
 def _by_step(sums: ExactSums, steps: int) -> ExactSums:
@@ -156,7 +198,7 @@ class Panel:
         power = 2 if any(estimator.products == "numerators" for estimator in self.estimators) else 1
         for part in log.parts(resampling.num_resamples if resampling else 1, power):
             weights = None if resampling is None else resampling.weights(part.session)
-            self._join({each.key: Statistics.of(each, part, weights, self.keep_products) for each in self.estimators})
+            self._join({each.estimator.key: each for each in collected(self.estimators, part, weights, self.keep_products)})
         return self
 
     def merge(self, other: Panel) -> Panel:
