@@ -58,7 +58,7 @@ class MAGIC(SequentialEstimator):
         if sums.resampled is None or sums.products is None:
             raise ValueError("magic needs resamples of the log and products of its sums")
         steps = sums.total.shape[-1]
-        reached = reaches(lengths(steps, self.num_lengths), steps)
+        reached = reaches(lengths(steps - 1, self.num_lengths), steps)
         with np.errstate(invalid="ignore", divide="ignore"):
             # A length is spared the steps behind it in which no weight is left.
             values = np.where(reached > 0.0, sums.total[0] / sums.total[1], 0.0).sum(axis=(1, 2))

@@ -105,8 +105,8 @@ class CrossFitted(Generic[Context]):
         fold = folds(session, self._num_folds, self._seed)
         found: Floats | None = None
         for number, model in enumerate(self.models):
-            rows = np.flatnonzero(fold == number)
-            if len(rows):
+            rows = fold == number
+            if rows.any():
                 predicted = model.predict(context[rows])
                 found = np.empty((len(fold), predicted.shape[1])) if found is None else found
                 found[rows] = predicted

@@ -133,7 +133,8 @@ class SNPDIS(SequentialEstimator):
 class SequentialDR(SequentialEstimator):
     """Doubly robust: mean sum_t g^t [rho_t (r_t - Q_t) + rho_{t-1} V_t].
 
-    Unbiased if the propensities are right, whatever the model; the better the model, the less its variance.
+    Unbiased if the propensities are right, whatever the model, as long as its V is the expectation of its Q over the target policy;
+    the better the model, the less its variance.
 
     References:
         Jiang and Li (2016), equation 10; Thomas and Brunskill (2016), section 4.
@@ -166,5 +167,11 @@ class WDR(SequentialEstimator):
 
 
 def by_step(left_over: Floats, said: Floats, weight: Floats) -> Floats:
-    """[2, 2, T, S] of the two corrections over the weights that normalise them, all [S, T]."""
+    """[2, 2, T+1, S] of the two corrections over the weights that normalise them, all [S, T].
+
+    One step more than the longest session has: there the weight one step earlier is the last one too, and can be carried on.
+    """
+    nothing = np.zeros((len(weight), 1))
+    left_over, said = (np.concatenate([values, nothing], axis=1) for values in (left_over, said))
+    weight = np.concatenate([weight, weight[:, -1:]], axis=1)
     return np.stack([np.stack([left_over, said]), np.stack([weight, before(weight)])]).transpose(0, 1, 3, 2)
