@@ -84,7 +84,7 @@ class TabularRegression:
 
 def expected(probabilities: Floats, values: Floats) -> Floats:
     """[n] expectation of values [n, A] under probabilities [n, A]; what has none does not count, whatever its value."""
-    means: Floats = np.where(probabilities > 0.0, probabilities * values, 0.0).sum(axis=-1)
+    means: Floats = (probabilities * np.where(probabilities > 0.0, values, 0.0)).sum(axis=-1)
     return means
 
 

@@ -85,9 +85,7 @@ def test_what_normalises_itself_is_biased_in_small_logs_and_right_in_the_populat
 
 def test_wrong_propensities_with_the_right_model_leave_dr_right():
     right = worlds.bandit_population(worlds.MEANS)
-    wrong = SessionLog(
-        right.session, right.offsets, right.reward, right.target, right.behaviour**0.5, right.predicted, right.expected
-    )
+    wrong = SessionLog(right.session, right.offsets, right.reward, right.target, right.behaviour**0.5, right.predicted, right.expected)
     assert value(DR(), wrong) == pytest.approx(worlds.BANDIT_VALUE, abs=1e-12)
     assert abs(value(IPS(), wrong) - worlds.BANDIT_VALUE) > 0.05
 

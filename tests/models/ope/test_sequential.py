@@ -79,7 +79,14 @@ def test_what_normalises_itself_is_right_in_the_population(chain, kind: type[Est
 @given(st.integers(0, 10**6))
 def test_a_session_of_one_step_is_a_round(seed: int):
     log = worlds.random_log(12, seed, max_length=1)
-    for sequential, bandit in ((TIS(), IPS()), (PDIS(), IPS()), (SNTIS(), SNIPS()), (SNPDIS(), SNIPS()), (SequentialDR(), DR()), (WDR(), SNDR())):
+    for sequential, bandit in (
+        (TIS(), IPS()),
+        (PDIS(), IPS()),
+        (SNTIS(), SNIPS()),
+        (SNPDIS(), SNIPS()),
+        (SequentialDR(), DR()),
+        (WDR(), SNDR()),
+    ):
         assert value(sequential, log) == pytest.approx(value(bandit, log), rel=1e-12)
 
 
