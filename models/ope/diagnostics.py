@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from models.ope import exact
 from models.ope.exact import MAX_TERMS, ExactSums
 from models.ope.log import SessionLog
 
@@ -181,7 +180,7 @@ class Calibration:
                 total = total + ExactSums(placed.lowest, windows)
         with np.errstate(divide="ignore"):
             loss = -np.log(np.maximum(behaviour[rows, item], np.finfo(np.float64).tiny))
-        return cls(len(item), total, exact.collect([loss[None]])[0])
+        return cls(len(item), total, ExactSums.of(loss[None]))
 
     def merge(self, other: Calibration) -> Calibration:
         """Of both."""

@@ -114,8 +114,7 @@ def collected(
         keep_products: False without intervals that need a variance.
     """
     columns = [estimator.columns(log) for estimator in estimators]
-    totals = exact.collect(columns)
-    resampled = None if weights is None else exact.collect(columns, weights)
+    totals, resampled = exact.collect(columns, weights)
     observed = _range([log.reward])
     modelled = _range([log.reward, *(column for column in (log.predicted, log.expected) if column is not None)])
     found = []

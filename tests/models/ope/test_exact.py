@@ -61,7 +61,7 @@ def test_what_occurs_twice_is_summed_once_and_found_twice():
     rng = np.random.default_rng(0)
     first, second = rng.normal(size=(2, 3, 50)), rng.normal(size=(4, 50))
     second[1], second[3] = first[1, 2], 0.0
-    sums = exact.collect([first, second])
+    sums, _ = exact.collect([first, second])
     for found, values in zip(sums, (first, second), strict=True):
         assert found.value().tolist() == np.apply_along_axis(math.fsum, -1, values).tolist()
 
