@@ -113,6 +113,16 @@ class SessionLog:
         return np.diff(self.offsets)
 
     @cached_property
+    def _row(self) -> Ints:
+        """[n] session of each round, counted from 0."""
+        return np.repeat(np.arange(self.num_sessions), self.lengths)
+
+    @cached_property
+    def step(self) -> Ints:
+        """[n] place of each round in its session, from 0."""
+        return np.arange(self.num_rounds) - self.offsets[self._row]
+
+    @cached_property
     def weight(self) -> Floats:
         """[n] importance weights pi(a | x) / beta(a | x)."""
         return self.target / self.behaviour
@@ -137,9 +147,15 @@ class SessionLog:
     def padded(self, values: Floats, fill: float) -> Floats:
         """[S, T] values [n] by session and step; `fill` behind the last step of a session."""
         out = np.full((self.num_sessions, int(self.lengths.max(initial=1))), fill)
-        row = np.repeat(np.arange(self.num_sessions), self.lengths)
-        out[row, np.arange(self.num_rounds) - self.offsets[row]] = values
+        out[self._row, self.step] = values
         return out
+
+    def unpadded(self, values: Floats) -> Floats:
+        """[n] values [S, T] of the rounds that are there; to be summed by session, without what was padded.
+
+        Sums over padded rows would round differently beside longer sessions.
+        """
+        return values[self._row, self.step]
 
     def cumulative_weight(self) -> Floats:
         """[S, T] products of the weights up to and with each step; behind a session's end its last one is carried on."""

@@ -30,17 +30,22 @@ class SequentialEstimator(Estimator):
     """g, of the reward one step later."""
 
     def discounts(self, steps: int) -> Floats:
-        """[T] powers of the discount."""
-        return self.discount ** np.arange(steps, dtype=np.float64)
+        """[T] powers of the discount, each from the one before, whatever T."""
+        factors = np.full(steps, self.discount)
+        factors[:1] = 1.0
+        return np.cumprod(factors)
 
     def discounted_steps(self, steps: int) -> float:
         """Sum of the discounts of the first steps."""
         return float(self.discounts(steps).sum())
 
+    def rewards(self, log: SessionLog) -> Floats:
+        """[n] discounted rewards."""
+        return self.discounts(int(log.lengths.max(initial=1)))[log.step] * log.reward
+
     def returns(self, log: SessionLog) -> Floats:
         """[S] discounted sums of rewards."""
-        rewards = log.padded(log.reward, 0.0)
-        return rewards @ self.discounts(rewards.shape[1])
+        return log.by_session(self.rewards(log))
 
     def corrections(self, log: SessionLog) -> tuple[Floats, Floats]:
         """What the model leaves over and what it says, [S, T] each: g^t rho_t (r_t - Q_t) and g^t rho_{t-1} V_t."""
@@ -103,8 +108,8 @@ class PDIS(SequentialEstimator):
     name: Literal["pdis"] = "pdis"
 
     def columns(self, log: SessionLog) -> Floats:
-        weight = log.cumulative_weight()
-        return stacked(((weight * log.padded(log.reward, 0.0)) @ self.discounts(weight.shape[1]), np.ones(log.num_sessions)))
+        weight = log.unpadded(log.cumulative_weight())
+        return stacked((log.by_session(weight * self.rewards(log)), np.ones(log.num_sessions)))
 
     def bounds(self, known: Bounds) -> tuple[float, float] | None:
         growth = known.weight ** np.arange(1.0, known.steps + 1.0)
@@ -145,7 +150,7 @@ class SequentialDR(SequentialEstimator):
 
     def columns(self, log: SessionLog) -> Floats:
         left_over, said = self.corrections(log)
-        return stacked(((left_over + said).sum(axis=1), np.ones(log.num_sessions)))
+        return stacked((log.by_session(log.unpadded(left_over + said)), np.ones(log.num_sessions)))
 
 
 class WDR(SequentialEstimator):

@@ -88,8 +88,9 @@ def test_columns_have_the_stated_shape_and_are_finite(kind: type[Estimator], log
     assert np.isfinite(columns).all()
 
 
-def test_shards_batches_and_order_do_not_change_a_bit(kind: type[Estimator], log: SessionLog, monkeypatch: pytest.MonkeyPatch):
-    estimator = kind()
+@pytest.mark.parametrize("longest", [1, 5, 40])
+def test_shards_batches_and_order_do_not_change_a_bit(kind: type[Estimator], longest: int, monkeypatch: pytest.MonkeyPatch):
+    estimator, log = kind(**({"discount": 0.9} if kind.sequential else {})), worlds.random_log(60, seed=8, max_length=longest)
     whole = _statistics(estimator, log)
     shards = [log.select(0, 7), log.select(7, 8), log.select(8, 40), log.select(40, 60)]
     one, two, three, four = (_statistics(estimator, shard) for shard in shards)
@@ -98,7 +99,7 @@ def test_shards_batches_and_order_do_not_change_a_bit(kind: type[Estimator], log
     assert _is_identical(one.merge(two.merge(three.merge(four))), whole)
     assert _is_identical(_statistics(estimator, *reversed(shards)), whole)
     monkeypatch.setattr(log_module, "MAX_CELLS", 300)
-    assert len(list(log.parts(30))) > 5
+    assert len(list(log.parts(RESAMPLING.num_resamples))) > 5
     assert _is_identical(_statistics(estimator, log), whole)
 
 
