@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,11 @@ def test_shards_batches_and_order_do_not_change_a_bit(kind: type[Estimator], lon
     monkeypatch.setattr(log_module, "MAX_CELLS", 300)
     assert len(list(log.parts(RESAMPLING.num_resamples))) > 5
     assert _is_identical(_statistics(estimator, log), whole)
+
+
+def test_statistics_travel_between_processes(kind: type[Estimator], log: SessionLog):
+    statistics = _statistics(kind(), log)
+    assert _is_identical(pickle.loads(pickle.dumps(statistics)), statistics)
 
 
 def test_company_in_a_panel_does_not_change_a_bit(kind: type[Estimator], log: SessionLog):
