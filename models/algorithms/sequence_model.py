@@ -156,10 +156,10 @@ class SequenceModel(Algorithm):
         """What each head makes of what is known at the state tokens, [B, T+1, D]."""
         return super().head_states(hidden, item_id)
 
-    def log_prob(self, states: tf.Tensor, item_id: tf.Tensor, negatives: tf.Tensor | None) -> tf.Tensor:
+    def log_prob(self, states: tf.Tensor, item_id: tf.Tensor, negatives: tf.Tensor | None, training: bool = False) -> tf.Tensor:
         """As of the base class, for a policy of which the default return is wanted."""
         hidden = self.read(states, item_id, self.wanted_returns(states, item_id, None))
-        return super().log_prob(hidden, item_id, negatives)
+        return super().log_prob(hidden, item_id, negatives, training)
 
     # === Training ===
 
@@ -168,8 +168,8 @@ class SequenceModel(Algorithm):
         states = self.encoder(batch.item_id, training=training)
         hidden = self.read(states, batch.item_id, tf.pad(batch.return_to_go, [[0, 0], [0, 1]]), training)
         candidates = Candidates(batch.item_id, self.catalogue.num_items, self._sampler, self.negatives(step))
-        head = self.policy(hidden, batch.item_id)
-        among = self.policy.among(head, candidates, self.encoder.embedding.table)[:, :-1]
+        head = self.policy(hidden, batch.item_id, training=training)
+        among = self.policy.among(head, candidates, self.encoder.embedding.table, training)[:, :-1]
         is_target = self.target_mask(batch) > 0
         if self._sampler is None:
             place = tf.clip_by_value(batch.item_id - 1, 0, self.catalogue.num_items - 2)
