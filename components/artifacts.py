@@ -22,6 +22,7 @@ ArtifactType = Literal[
     "ExampleStatistics",
     "Schema",
     "ExampleAnomalies",
+    "RewardModel",
     "Model",
     "ModelRun",
     "ModelEvaluation",

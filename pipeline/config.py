@@ -11,6 +11,7 @@ from components.exporter.config import ExporterConfig
 from components.infra_validator.config import InfraValidatorConfig
 from components.neighbour_gen.config import NeighbourGenConfig
 from components.pusher.config import PusherConfig
+from components.reward_trainer.config import RewardTrainerConfig
 from components.schema_gen.config import SchemaGenConfig
 from components.statistics_gen.config import StatisticsGenConfig
 from components.trainer.config import TrainerConfig
@@ -42,6 +43,7 @@ class PipelineConfig(Config):
     schema_gen: SchemaGenConfig = SchemaGenConfig()
     example_validator: ExampleValidatorConfig = ExampleValidatorConfig()
     neighbour_gen: NeighbourGenConfig = NeighbourGenConfig()
+    reward_trainer: RewardTrainerConfig = RewardTrainerConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     exporter: ExporterConfig = ExporterConfig()

@@ -80,10 +80,17 @@ GRAPH: tuple[Step, ...] = (
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
     ),
     _step(
+        "reward_trainer",
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+        anomalies=FromStep("example_validator", "anomalies"),
+    ),
+    _step(
         "trainer",
         examples=FromStep("trajectory_gen", "examples"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
         neighbours=FromStep("neighbour_gen", "neighbours"),
+        reward_model=FromStep("reward_trainer", "reward_model"),
         anomalies=FromStep("example_validator", "anomalies"),
         base_model=FromHistory("evaluator", "model", blessed_only=True, only_if=("warm_start_from", "latest_blessed")),
     ),

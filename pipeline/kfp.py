@@ -21,6 +21,7 @@ from schemas.config import canonical_json
 ARTIFACT_CLASSES: Mapping[str, str] = {
     "Examples": "Dataset",
     "Model": "Model",
+    "RewardModel": "Model",
     "ServingModel": "Model",
     "PushedModel": "Model",
     "ModelEvaluation": "Metrics",

@@ -38,6 +38,7 @@ TRAINER = Component(
         "examples": Port("Examples", "Trajectories."),
         "vocabulary": Port("Vocabulary", "The catalogue."),
         "neighbours": Port("Neighbours", "Which items occur in the same sessions."),
+        "reward_model": Port("RewardModel", "What each event was worth on average; empty when its step is off."),
         "anomalies": Port("ExampleAnomalies", "Says that the trajectories are sound."),
         "base_model": Port("Model", "Model to start from.", optional=True),
     },

@@ -14,6 +14,7 @@ from components.model_io import LoadedModel, ModelConfig, build_model, load_mode
 from components.neighbours import read_neighbours
 from components.trainer.config import TrainerConfig
 from components.trainer.loop import LoopState, Trainable, TrainingLoop, frameworks
+from components.trainer.rewards import estimated_rewards
 from components.trajectory_gen.vocabulary import ITEMS_FILE, read_vocabulary
 from models.targets import copy_variables
 
@@ -31,7 +32,8 @@ def execute(
         algorithm = build_model(model_config, vocabulary, config.seed, neighbours)
         base = _base_model(config, inputs)
         started_from = warm_start(algorithm, load_model(base), vocabulary) if base is not None else None
-        trainable = Trainable(LoadedModel(algorithm, model_config, vocabulary), config)
+        rewards = estimated_rewards(config.reward, algorithm, vocabulary, examples, config.seed, inputs.get("reward_model"))
+        trainable = Trainable(LoadedModel(algorithm, model_config, vocabulary), config, rewards)
         state = TrainingLoop(trainable, config, examples, context, outputs["model_run"] / "logs").run()
     if config.mixed_precision:
         # Evaluated in the precision it is served in.

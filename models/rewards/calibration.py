@@ -185,6 +185,63 @@ class Calibration:
         return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
+@dataclass(frozen=True)
+class RewardSums:
+    """All that is kept of events with a reward and its expectation.
+
+    Attributes:
+        count: n.
+        total: Sum of the rewards.
+        squares: Sum of their squares.
+        expected: Sum of the expectations.
+        errors: Sum of (r - expectation)^2.
+        reliability: Bins of the expectations.
+    """
+
+    count: int
+    total: float
+    squares: float
+    expected: float
+    errors: float
+    reliability: Reliability
+
+    @classmethod
+    def none(cls, low: float, high: float) -> RewardSums:
+        """Of no events, with bins between two bounds."""
+        return cls.of(np.zeros(0), np.zeros(0), low, high)
+
+    @classmethod
+    def of(cls, expected: npt.NDArray[np.floating[Any]], reward: npt.NDArray[np.floating[Any]], low: float, high: float) -> RewardSums:
+        """Of n expectations [n] and rewards [n], with bins between two bounds."""
+        e, r = expected.astype(np.float64), reward.astype(np.float64)
+        reliability = Reliability.of(e, r, low, high)
+        return cls(len(r), float(r.sum()), float((r * r).sum()), float(e.sum()), float(np.square(r - e).sum()), reliability)
+
+    def merge(self, other: RewardSums) -> RewardSums:
+        """Of both sets of events; raises as `Reliability.merge` does."""
+        return RewardSums(
+            self.count + other.count,
+            self.total + other.total,
+            self.squares + other.squares,
+            self.expected + other.expected,
+            self.errors + other.errors,
+            self.reliability.merge(other.reliability),
+        )
+
+    def values(self) -> dict[str, float]:
+        """Every number that exists; rewards that are all alike leave nothing to explain."""
+        if not self.count:
+            return {}
+        variance = self.squares / self.count - (self.total / self.count) ** 2
+        error = self.errors / self.count
+        found = {
+            "reward_squared_error": error,
+            "reward_bias": (self.expected - self.total) / self.count,
+            "reward_calibration_error": self.reliability.error(),
+        }
+        return {**found, "reward_explained": 1.0 - error / variance} if variance > 1e-12 else found
+
+
 def popularity_buckets(counts: Ints, num_buckets: int = 3) -> Ints:
     """A bucket for every item id: 0 for the most popular items, which hold the first share of the events, and so on.
 

@@ -75,6 +75,10 @@ class Outcome(Module, ABC):
     def fit(self, batches: Iterable[TrajectoryBatch]) -> None:
         """Reads from targets of the train split what no gradient moves; without a target nothing changes."""
 
+    @abstractmethod
+    def reward_range(self) -> tuple[float, float, float]:
+        """Where expectations lie, low and high, and the standard deviation that errors are compared with."""
+
     def calibrate(self, batches: Iterable[tuple[TrajectoryBatch, tf.Tensor]]) -> None:
         """Fits what corrects the predictions to targets of batches with their outputs [M, B, T, C]."""
 
@@ -150,6 +154,11 @@ class Classes(Outcome):
             happened = (label == first + number).astype(np.float64)
             self.curves.set_curve(number, *fit_isotonic(probability[:, first + number], happened, self.curves.num_knots))
 
+    def reward_range(self) -> tuple[float, float, float]:
+        level = self.level.numpy()
+        low, high = float(level.min()), float(level.max())
+        return (low, high, high - low) if high > low else (low, low + 1.0, 1.0)
+
     def fit(self, batches: Iterable[TrajectoryBatch]) -> None:
         sums = np.zeros((3, self.num_classes))
         for batch in batches:
@@ -215,6 +224,10 @@ class Continuous(Outcome):
         if self._has_variance:
             noise = self.scale * tf.sqrt(tf.reduce_mean(tf.exp(self._log_variance(outputs)), axis=0))
         return Prediction(mean, noise, tf.math.reduce_std(means, axis=0), tf.zeros_like(mean)[..., None][..., :0])
+
+    def reward_range(self) -> tuple[float, float, float]:
+        shift, scale = float(self.shift[0]), float(self.scale[0])
+        return shift - 3.0 * scale, shift + 3.0 * scale, scale
 
     def fit(self, batches: Iterable[TrajectoryBatch]) -> None:
         count, total, squares = 0, 0.0, 0.0

@@ -122,7 +122,7 @@ class ModelBench:
         begun = time.monotonic()
         try:
             if self._series is None:
-                self._series = SeedSeries(config, judgement.vocabulary, judgement.max_steps, self._seeds, judgement.neighbours)
+                self._series = SeedSeries(config, judgement.vocabulary, judgement.examples, self._seeds, judgement.neighbours)
             with self._series.training(seed) as trainable:
                 ready = time.monotonic()
                 context = Context(scratch, progress=self._progress)

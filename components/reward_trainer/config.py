@@ -1,0 +1,31 @@
+"""Configuration of reward_trainer."""
+
+import pydantic
+
+from components.trainer.config import EarlyStoppingConfig, TrainingConfig
+from models.rewards.registry import AnyEstimator
+from schemas.config import Config
+
+
+class RewardConditionsConfig(Config):
+    """What a reward model must keep to before anything learns from it, on sessions of the eval split that nothing was fitted on."""
+
+    max_calibration_error: float | None = pydantic.Field(default=0.05, ge=0.0)
+    """Greatest mean distance between predicted and observed: of probabilities, or of a continuous reward in its standard deviations."""
+    min_explained: float | None = pydantic.Field(default=0.0, le=1.0)
+    """Least share of the log loss, or of the squared error, that is explained; a model that knows only the mean explains 0."""
+    min_auc: float | None = pydantic.Field(default=None, ge=0.0, le=1.0)
+    """Least AUC; a continuous reward has none."""
+    min_events: int = pydantic.Field(default=100, ge=1)
+    """Fewer events measure nothing."""
+
+
+class RewardTrainerConfig(TrainingConfig):
+    """From trajectories to an estimate of every event's reward."""
+
+    estimator: AnyEstimator | None = None
+    """What is trained, such as `{name: din}`; null trains nothing and costs nothing."""
+    max_epochs: int = pydantic.Field(default=5, ge=1)
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig(metric="explained", patience=1)
+    conditions: RewardConditionsConfig = RewardConditionsConfig()
+    """A model that misses one is kept to be looked at and is refused by whoever would learn from it."""
