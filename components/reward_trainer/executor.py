@@ -64,9 +64,7 @@ def execute(
 
 
 def judge(conditions: RewardConditionsConfig, metrics: Mapping[str, float], num_events: int) -> list[dict[str, object]]:
-    """Whether each condition is met, and in which words.
-
-    """
+    """Whether each condition is met, and in which words."""
     checks: list[dict[str, object]] = [
         {"passed": num_events >= conditions.min_events, "reason": f"{num_events:,} events are judged, at least {conditions.min_events:,}"}
     ]
