@@ -167,6 +167,29 @@ def _quantile(counts: Sequence[int], share: float) -> int:
     return next(number for number in range(len(counts)) if sum(counts[: number + 1]) >= share * sum(counts))
 
 
+_REWARD_METRICS = ("auc", "explained", "log_loss", "brier", "calibration_error", "reward_explained", "reward_bias")
+
+
+def _rewards(result: RunResult) -> Section | None:
+    """The reward model: what it explains, how far it can be believed before and after calibration, and the verdict."""
+    artifact = result.output("reward_trainer", "reward_model")
+    if artifact is None or not artifact.properties["enabled"]:
+        return None
+    model, measured = artifact.properties, _read_json(artifact, METRICS_FILE)
+    figures = []
+    for name, curve in measured["curves"].items():
+        unit = "reward" if name == "reward" else "probability"
+        axes = Axis(f"predicted {unit}"), Axis(f"observed {unit}" if unit == "reward" else "observed share")
+        if name in ("reward", "all"):
+            raw = measured["raw"].get(name, [])
+            figures.append((caption := f"Reliability: {unit}, before calibration", charts.reliability_chart(caption, raw, *axes)))
+        caption = f"Reliability: {unit}" + (f", {name} events" if unit == "probability" else "") + ", calibrated"
+        figures.append((caption, charts.reliability_chart(caption, curve, *axes)))
+    shown = [name for name in _REWARD_METRICS if name in measured["metrics"]]
+    rows = [(name, measured["before"].get(name), measured["metrics"][name]) for name in shown]
+    return {"model": model, "rows": rows, "figures": figures, "tiles": []}
+
+
 def _training(result: RunResult) -> Section | None:
     artifact, model = result.output("trainer", "model_run"), _properties(result, "trainer", "model")
     if artifact is None or model is None:
@@ -337,6 +360,7 @@ SECTIONS: dict[str, Callable[[RunResult], Section | None]] = {
     "steps": _steps,
     "rows": _rows,
     "splits": _splits,
+    "rewards": _rewards,
     "training": _training,
     "evaluation": _evaluation,
     "validation": lambda result: _properties(result, "example_validator", "anomalies"),

@@ -141,6 +141,27 @@ def example_validator(anomalies: tuple[dict[str, Any], ...] = ()) -> Outputs:
     return {"anomalies": ("ExampleAnomalies", {**properties, "blessed": 0 if anomalies else 1}, {})}
 
 
+def reward_trainer(enabled: bool = True) -> Outputs:
+    metrics = {"auc": 0.81, "explained": 0.27, "calibration_error": 0.012, "reward_bias": -0.001}
+    curve = [[0.1, 0.12, 40], [0.5, 0.48, 50], [0.9, 0.95, 10]]
+    measured = {"metrics": metrics, "before": metrics | {"calibration_error": 0.2}}
+    curves = {"reward": curve, "all": curve, "purchase": curve}
+    model = {
+        "enabled": enabled,
+        "blessed": True,
+        "checks": [{"passed": True, "reason": "calibration_error 0.0120, at most 0.05"}],
+        "reasons": [],
+        "estimator": {"name": "din", "width": 32, "members": 3, "outcome": "role"},
+        "events": 100,
+        "epochs": 3,
+        "best_epoch": 2,
+        "stopped": "enough",
+    }
+    files = {"metrics.json": measured | {"curves": curves, "raw": curves}}
+    properties = model | measured if enabled else {"enabled": False}
+    return {"reward_model": ("RewardModel", properties, files if enabled else {})}
+
+
 def trainer() -> Outputs:
     model = {
         "algorithm": {"name": "sqn", "discount": 0.5},
@@ -248,6 +269,7 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "schema_gen": {"schema": ("Schema", {"features": ["item_id"]}, {})},
         "example_validator": example_validator(),
         "neighbour_gen": {"neighbours": ("Neighbours", {"records": 7_000, "pairs": 12, "items_with_neighbours": 5, "num_items": 11}, {})},
+        "reward_trainer": reward_trainer(),
         "trainer": trainer(),
         "evaluator": evaluator(blessed),
         "exporter": exporter(),
@@ -522,3 +544,17 @@ def test_importing_the_report_imports_neither_frameworks_nor_templates(repositor
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_reward_model_is_drawn_before_and_after_calibration_and_left_out_when_it_is_off(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    assert "Reliability: probability, before calibration" in page.text
+    assert "Reliability: probability, purchase events, calibrated" in page.text
+    assert "calibration_error 0.0120, at most 0.05" in page.text
+    assert "din, width 32, 3 members" in page.text
+    drawings = [chart["aria-label"] or "" for chart in page.all("svg")]
+    assert any("predicted 0.5, observed 0.48, 50 events" in label for label in drawings)
+    off = report(make_run(complete() | {"reward_trainer": reward_trainer(enabled=False)}), tmp_path / "off")
+    assert "Reliability" not in off.text
+    assert "could not be made" not in off.text
+    assert "off: estimator is null" in off.text
