@@ -81,9 +81,9 @@ def test_a_noisy_reward_is_foreseen_as_well_as_it_can_be(model: Artifact):
     assert {"popular/auc", "rare/brier", "purchase/auc", "click/log_loss"} <= set(metrics)
     assert metrics["click/auc"] == pytest.approx(metrics["purchase/auc"], abs=1e-3)
     estimator = load_reward_model(model, must_be_blessed=False).estimator
-    found = estimator.events(toy.batch([[3], [15]])).mean.numpy()[:, 0]
-    # .2 + .8 p
-    assert found == pytest.approx([0.84, 0.36], abs=0.12)
+    found = estimator.events(toy.batch([[item] for item in range(1, 21)])).mean.numpy()[:, 0]
+    # .2 + .8 p; of one item the logs know only some sixty events, so the mean of the ten alike is looked at.
+    assert [found[:10].mean(), found[10:].mean()] == pytest.approx([0.84, 0.36], abs=0.08)
 
 
 def test_what_is_judged_was_not_fitted(shop: tuple[Artifact, Artifact], model: Artifact):
@@ -132,7 +132,11 @@ def test_conditions_are_met_or_named():
 
 
 def test_nothing_is_learned_from_a_model_that_missed_a_condition(shop: tuple[Artifact, Artifact], tmp_path: Path):
-    bad = _run(tmp_path / "bad", shop, _config(max_steps=1, conditions=RewardConditionsConfig(min_auc=0.99)))
+    bad = _run(
+        tmp_path / "bad",
+        shop,
+        _config(max_steps=1, conditions=RewardConditionsConfig(max_calibration_error=None, min_auc=0.99, min_events=10)),
+    )
     assert not bad.properties["blessed"]
     assert (bad.path / "NOT_BLESSED").is_file()
     assert "may not be used: auc" in REWARD_TRAINER.describe({"reward_model": bad.properties})
