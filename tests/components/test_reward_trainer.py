@@ -48,12 +48,12 @@ def _records(count: int, seed: int) -> list[Any]:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
     folder = tmp_path_factory.mktemp("shop")
-    splits = {"train": _records(600, 1), "eval": _records(500, 2), "test": _records(10, 3)}
+    splits = {"train": _records(2000, 1), "eval": _records(500, 2), "test": _records(10, 3)}
     return toy.write_examples(folder / "examples", splits), toy.write_vocabulary(folder / "vocabulary")
 
 
 def _config(**changes: Any) -> RewardTrainerConfig:
-    return RewardTrainerConfig(**{"estimator": SMALL, "batch_size": 64, "learning_rate": 0.03, "max_epochs": 3, **changes})
+    return RewardTrainerConfig(**{"estimator": SMALL, "batch_size": 128, "learning_rate": 0.02, "max_epochs": 4, **changes})
 
 
 def _run(folder: Path, shop: tuple[Artifact, Artifact], config: RewardTrainerConfig, **others: Any) -> Artifact:
@@ -82,7 +82,7 @@ def test_a_noisy_reward_is_foreseen_as_well_as_it_can_be(model: Artifact):
     assert metrics["click/auc"] == pytest.approx(metrics["purchase/auc"], abs=1e-3)
     estimator = load_reward_model(model, must_be_blessed=False).estimator
     found = estimator.events(toy.batch([[item] for item in range(1, 21)])).mean.numpy()[:, 0]
-    # .2 + .8 p; of one item the logs know only some sixty events, so the mean of the ten alike is looked at.
+    # .2 + .8 p; of one item the logs know only some two hundred events, so the mean of the ten alike is looked at.
     assert [found[:10].mean(), found[10:].mean()] == pytest.approx([0.84, 0.36], abs=0.08)
 
 
