@@ -26,6 +26,7 @@ class TrainableRewards:
         config: How.
     """
 
+    section = "reward_trainer"
     context_steps = 1
 
     def __init__(self, estimator: RewardEstimator, config: TrainingConfig):

@@ -76,6 +76,8 @@ class Trainable:
         rewards: Where its rewards come from; None for the logs.
     """
 
+    section = "trainer"
+
     def __init__(self, model: LoadedModel, config: TrainerConfig, rewards: EstimatedRewards | None = None):
         self.model = model
         self._config = config
@@ -320,7 +322,8 @@ class TrainingLoop:
         metrics = self._trainee.validate(self._examples, self._context)
         if stopping.metric not in metrics:
             raise ComponentError(
-                f"early_stopping.metric: {stopping.metric!r} is not measured on the eval split; known: {', '.join(metrics)}"
+                f"{self._trainee.section}.early_stopping.metric: {stopping.metric!r} is not measured on the eval split; "
+                f"known: {', '.join(metrics)}"
             )
         state.epochs.append({"epoch": state.epoch + 1, "step": state.step, **metrics})
         with self._writers["validation"].as_default(step=state.step):
@@ -367,11 +370,12 @@ class TrainingLoop:
         # Rewards differ from batch to batch; the greatest so far counts.
         self.state.q_bound = max(self.state.q_bound, signs[HEALTH + Q_BOUND])
         scale, factor = signs[HEALTH + Q_SCALE], self._config.divergence_factor
+        section = self._trainee.section
         if self.state.q_bound > 0 and scale > factor * self.state.q_bound:
             raise ComponentError(
                 f"values diverge: at step {self.state.step} the mean size of Q is {scale:.4g}, and no return can pass "
-                f"{self.state.q_bound:.4g} with these rewards and this discount (trainer.divergence_factor allows {factor:g} times that). "
-                "Lower trainer.learning_rate or the discount, or let the target network follow more slowly"
+                f"{self.state.q_bound:.4g} with these rewards and this discount ({section}.divergence_factor allows {factor:g} times "
+                f"that). Lower {section}.learning_rate or the discount, or let the target network follow more slowly"
             )
 
     def _stop_on_nan(self, batch: TrajectoryBatch, values: dict[str, float]) -> None:
@@ -383,7 +387,7 @@ class TrainingLoop:
         cause = (
             f"its {' and '.join(odd)} are not finite"
             if odd
-            else "its inputs are finite, so the weights diverged: lower trainer.learning_rate"
+            else f"its inputs are finite, so the weights diverged: lower {self._trainee.section}.learning_rate"
         )
         raise ComponentError(
             f"loss is not finite: {bad} at epoch {self.state.epoch + 1}, batch {self.state.batch} (step {self.state.step}); "

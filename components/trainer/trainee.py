@@ -15,6 +15,9 @@ from models.module import Module
 class Trainee(Protocol):
     """A learner with all that is needed to train it: a policy or an estimator of rewards."""
 
+    section: str
+    """Section of the configuration, for messages."""
+
     @property
     def learner(self) -> Learner:
         """What is trained, whose best weights are kept."""
