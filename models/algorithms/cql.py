@@ -38,9 +38,10 @@ class CQL(ValueAlgorithm):
 
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         found = self.evaluate(batch, step, training)
-        target = self.double_q_target(batch, found)
+        best = self.double_q_best(batch, found)
+        target = self.td_target(batch, best)
         gap = (found.candidates.log_sum_exp(found.online)[:, :-1] - found.logged)[..., 0]
         parts = {"conservative": self._config.conservatism * gap, "td": squared_td(found.logged, target)[..., 0]}
         mask = self.target_mask(batch)
-        health = {**self.health(batch, found, target), "conservative_gap": StepLosses({"gap": gap}, mask).mean("gap")}
+        health = {**self.health(batch, found, target, best), "conservative_gap": StepLosses({"gap": gap}, mask).mean("gap")}
         return StepLosses(parts, mask, health)
