@@ -287,6 +287,35 @@ def interval_plot(title: str, rows: Sequence[Interval], x: Axis, at: float | Non
     return _svg(bottom + 38, f"{title}: {summary}", parts, width)
 
 
+def identity_chart(title: str, points: Sequence[tuple[float, float, float, float]], x: Axis, y: Axis) -> Svg:
+    """What came of what was asked for: values with their intervals, and the line on which both are the same.
+
+    Args:
+        title: What is shown, for those who hear it.
+        points: (asked for, value, lower bound, upper bound); what is not finite is left out.
+        x: Horizontal axis.
+        y: Vertical axis; in the unit of the other.
+    """
+    shown = sorted(point for point in points if all(math.isfinite(number) for number in point))
+    if not shown:
+        return Svg("")
+    asked = [point[0] for point in shown]
+    across = make_scale(asked, x, (LEFT, WIDTH - RIGHT))
+    up = make_scale([number for point in shown for number in point[1:]], y, (HEIGHT - BOTTOM, TOP))
+    # As much of the line as lies within both axes.
+    low, high = max(across.domain[0], up.domain[0]), min(across.domain[1], up.domain[1])
+    same = f'<line class="mark" x1="{across(low):.1f}" y1="{up(low):.1f}" x2="{across(high):.1f}" y2="{up(high):.1f}"/>'
+    places = [(across(point[0]), up(point[1])) for point in shown]
+    path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in places)
+    parts = [_frame(across, up, x, y), same if low < high else "", f'<path class="line" d="{path}"/>']
+    parts += [
+        f'<line class="whisker" x1="{px:.1f}" x2="{px:.1f}" y1="{up(bottom):.1f}" y2="{up(top):.1f}"/>'
+        for (px, _), (_, _, bottom, top) in zip(places, shown, strict=True)
+    ]
+    texts = [f"{number_text(wanted)} asked for, {number_text(value)} ({low:.4g} to {high:.4g})" for wanted, value, low, high in shown]
+    return _svg(HEIGHT, f"{title}: {'; '.join(texts)}", [*parts, *_dots(places, texts)])
+
+
 def _can_be_shown(value: float, axis: Axis) -> bool:
     return math.isfinite(value) and (value > 0 or not axis.log)
 

@@ -67,6 +67,19 @@ class SimulateConfig(Config):
     """Factor of one item shown."""
     max_turns: int = pydantic.Field(default=200, ge=1)
     """Most items shown in a session; the leaderboard says how many sessions came to that end."""
+    target_returns: tuple[pydantic.FiniteFloat, ...] = ()
+    """Sums of rewards that policies conditioned on a return are also asked for, each in a row of its own; the model's own row is of
+    what it asks for by itself, a quantile of the logs."""
+    draw: bool = False
+    """Also play policies conditioned on a return by drawing every item with its probability, in rows of their own; else the best
+    item is shown."""
+
+    @pydantic.field_validator("target_returns")
+    @classmethod
+    def _targets_differ(cls, targets: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(targets)) < len(targets):
+            raise ValueError(f"target returns must differ from each other, found {', '.join(f'{target:g}' for target in targets)}")
+        return targets
 
 
 class CompareConfig(Config):

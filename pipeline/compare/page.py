@@ -63,7 +63,7 @@ def _tiles(board: Leaderboard) -> list[tuple[str, str, str]]:
     """Figures that are looked at first."""
     tiles = []
     for name in (board.metric, RETURN):
-        rows = [row for row in board.rows if name in row.metrics and row.kind in ("model", "head")]
+        rows = [row for row in board.rows if name in row.metrics and row.kind in ("model", "head", "play")]
         if rows:
             best = max(rows, key=lambda row: row.metrics[name][0])
             value, low, high = best.metrics[name]
@@ -113,7 +113,29 @@ def _returns(board: Leaderboard, comparison: Comparison, rows: Sequence[Row]) ->
         for row in ordered
     ]
     plot = charts.interval_plot("True return of a session", intervals, Axis("return of a session, 95 % interval"), width=_WIDTH)
-    return {"board": board, "rows": ordered, "simulate": comparison.config.simulate, "figures": [("True return of a session", plot)]}
+    return {
+        "board": board,
+        "rows": ordered,
+        "simulate": comparison.config.simulate,
+        "figures": [("True return of a session", plot)],
+        "asked": _asked_figures(board),
+    }
+
+
+def _asked_figures(board: Leaderboard) -> list[Figure]:
+    """For each model that was asked for several returns: what it was asked for against what came."""
+    rows: dict[str, list[Row]] = {}
+    for row in board.rows:
+        if row.kind in ("model", "play") and row.target_return is not None and RETURN in row.metrics:
+            name = f"{row.label}, {row.backbone}" if len(board.backbones) > 1 else row.label
+            rows.setdefault(f"{name}, drawn" if row.is_drawn else name, []).append(row)
+    x, y = Axis("return asked for"), Axis("return that came")
+    figures = []
+    for name, found in rows.items():
+        points = [(row.target_return, *row.metrics[RETURN]) for row in found if row.target_return is not None]
+        if len(points) > 1:
+            figures.append((name, charts.identity_chart(f"Returns of {name}", points, x, y)))
+    return figures
 
 
 def _training(rows: Sequence[Row]) -> dict[str, Any]:

@@ -151,6 +151,8 @@ def test_policies_are_rolled_out_where_the_world_is_known(tmp_path: Path) -> Non
         ({"baselines": ["popular"]}, r"baselines: unknown baseline 'popular' \(did you mean 'popularity'\?\); known: "),
         ({"baselines": ["item_knn", "item_knn"]}, r"baselines must differ from each other"),
         ({"metric": "ndgc@10"}, r"metric: unknown metric \(did you mean 'ndcg@10'\?\); known: .*purchase/ndcg@10"),
+        ({"simulate": {"target_returns": [2.0, 1, 2]}}, r"simulate\.target_returns: target returns must differ .*, found 2, 1, 2"),
+        ({"simulate": {"target_returns": [float("nan")]}}, r"simulate\.target_returns\.0: .*valid number"),
         ({"metrc": "ndcg@10"}, r"metrc: unknown key \(did you mean 'metric'\?\)"),
         ({"base": "nowhere.yaml"}, r"base: no such file: .*nowhere\.yaml; it is looked for relative to .*compare"),
         ({"base": 3}, r"base: .*string.*found 3"),
