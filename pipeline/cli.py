@@ -159,6 +159,7 @@ def compare(
         - {algorithms: [bc, sqn, cql], seeds: [0, 1, 2]}
         - {algorithms: [bc, sqn], backbones: [gru4rec], seeds: [0, 1, 2]}
         - {algorithms: [sqn], label: sqn without copy, trainer: {network: {copy_head: false}}}
+        - {algorithms: [edt4rec], vary: {algorithm.context_length: [2, 5, 20], algorithm.entropy_share: [null, 0.3]}}
 
     \b
     longplay compare pipeline/configs/compare/session_shop.yaml

@@ -133,7 +133,7 @@ def _request(line: str, number: int) -> Request:
     target, reward = record.get(serving.TARGET_RETURN), record.get(serving.REWARD_HISTORY)
     if not _is_number_or_none(target) or not (reward is None or (isinstance(reward, list) and all(map(_is_number_or_none, reward)))):
         raise PredictError(f"line {number}: returns and rewards must be numbers, or null where they are not known; {expected}")
-    request = Request(*lists, target, reward)
+    request = Request(lists[0], lists[1], target, reward)
     _check_rewards(request, f"line {number}: {serving.TARGET_RETURN}", f"line {number}: {serving.REWARD_HISTORY}")
     return request
 

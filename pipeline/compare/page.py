@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from pipeline import charts
 from pipeline.charts import Axis, Interval, Svg
-from pipeline.compare.config import Comparison
+from pipeline.compare.config import Comparison, as_text
 from pipeline.compare.results import Leaderboard, Paired, Row
 from pipeline.compare.runs import RETURN
 from pipeline.compare.table import COVERAGE, REWARD_METRIC
@@ -41,6 +42,7 @@ def _sections(board: Leaderboard, comparison: Comparison) -> dict[str, dict[str,
         "metric": {"board": board, "figures": [_metric_figure(board, name) for name in (board.metric, *board.role_metrics, REWARD_METRIC)]},
         "against": _against(board),
         "returns": None if not returns else _returns(board, comparison, returns),
+        "sweep": _sweep(board),
         "training": None if not trained else _training(trained),
         "seeds": None if not trained else _seeds(board),
         "failures": {"rows": [row for row in board.rows if row.kind == "model" and row.errors]}
@@ -136,6 +138,61 @@ def _asked_figures(board: Leaderboard) -> list[Figure]:
         if len(points) > 1:
             figures.append((name, charts.identity_chart(f"Returns of {name}", points, x, y)))
     return figures
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One metric of the models that differ in varied settings alone: the last setting across, all others down.
+
+    Attributes:
+        title: What they are called, and the metric.
+        down: Keys of the settings down.
+        across: Key of the setting across.
+        columns: Its values.
+        lines: Values of the settings down, and the metric of each column; None where it is not there.
+        best: Greatest value of the metric.
+    """
+
+    title: str
+    down: tuple[str, ...]
+    across: str
+    columns: tuple[str, ...]
+    lines: list[tuple[tuple[str, ...], list[tuple[float, float, float] | None]]]
+    best: float
+
+
+def _sweep(board: Leaderboard) -> dict[str, Any] | None:
+    families: dict[tuple[str, str | None, tuple[str, ...]], list[Row]] = {}
+    for row in board.rows:
+        if row.kind == "model" and row.settings:
+            families.setdefault((row.family, row.backbone, tuple(row.settings)), []).append(row)
+    sweeps = [
+        _pivot(f"{family}, {backbone}" if len(board.backbones) > 1 else family, keys, rows, name)
+        for (family, backbone, keys), rows in families.items()
+        for name in (board.metric, RETURN)
+        if any(name in row.metrics for row in rows)
+    ]
+    return {"sweeps": sweeps} if sweeps else None
+
+
+def _pivot(title: str, keys: tuple[str, ...], rows: Sequence[Row], metric: str) -> Sweep:
+    cells = {tuple(as_text(value) for value in row.settings.values()): row.metrics.get(metric) for row in rows}
+    # Rows come by their metric; a table has them as they were asked for, of which numbers tell the order.
+    down, columns = (sorted({cell[part] for cell in cells}, key=_by_number) for part in (slice(0, -1), slice(-1, None)))
+    lines = [(line, [cells.get(line + column) for column in columns]) for line in down]
+    best = max(value[0] for value in cells.values() if value is not None)
+    return Sweep(f"{title}: {metric}", keys[:-1], keys[-1], tuple(column[0] for column in columns), lines, best)
+
+
+def _by_number(values: tuple[str, ...]) -> list[tuple[int, float, str]]:
+    """Numbers by size, after all else."""
+    order: list[tuple[int, float, str]] = []
+    for value in values:
+        try:
+            order.append((1, float(value), value))
+        except ValueError:
+            order.append((0, 0.0, value))
+    return order
 
 
 def _training(rows: Sequence[Row]) -> dict[str, Any]:

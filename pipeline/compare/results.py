@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from components.artifacts import write_json
 from models.metrics.ranking import Estimate, SessionSums, average, bootstrap, difference, intervals
-from pipeline.compare.config import Comparison, Model
+from pipeline.compare.config import Comparison, Model, as_text
 from pipeline.compare.runs import RETURN, Run
 from schemas.interaction import FEEDBACK_ROLES
 
@@ -69,6 +69,8 @@ class Row:
         rollout: Of the simulated sessions of all seeds: `turns` on average, how many were `cut` off, `sessions`.
         target_return: What a policy conditioned on a return was asked for, on average over seeds.
         is_drawn: Its items were drawn with their probabilities.
+        family: Of a model, what it and all that differ in the varied settings alone are called.
+        settings: Varied key -> value, as configured.
     """
 
     name: str
@@ -87,6 +89,8 @@ class Row:
     rollout: dict[str, float] = field(default_factory=dict)
     target_return: float | None = None
     is_drawn: bool = False
+    family: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def value(self, metric: str) -> float | None:
         """A metric, if the row has it."""
@@ -159,7 +163,10 @@ def leaderboard(
     """
     found: list[_Measured] = []
     for place, model in enumerate(comparison.models):
-        found += _rows_of_model(model, {s: runs[place, s] for s in model.seeds if (place, s) in runs})
+        measured = _rows_of_model(model, {s: runs[place, s] for s in model.seeds if (place, s) in runs})
+        for one in measured:
+            one.row.family, one.row.settings = model.family, dict(model.settings)
+        found += measured
     for name, run in baselines.items():
         head = run.main_head
         row = Row(name, "baseline", name, metrics=_beyond_accuracy([run], head), rollout=_rollout([run], head))
@@ -229,7 +236,8 @@ def _rows_of_model(model: Model, runs: Mapping[int, Run]) -> list[_Measured]:
         )
         measured.append(_Measured(row, {seed: run.sums[head] for seed, run in done.items()}, _returns(done, head)))
     plays = {play: None for run in done.values() for play in run.facts.get("plays", ())}
-    return [*measured, *(_Measured(_row_of_play(model, done, errors, play), {}, _returns(done, play)) for play in plays)]
+    measured += [_Measured(_row_of_play(model, done, errors, play), {}, _returns(done, play)) for play in plays]
+    return measured
 
 
 def _row_of_play(model: Model, done: Mapping[int, Run], errors: dict[int, str], play: str) -> Row:
@@ -357,7 +365,8 @@ def write_leaderboard(board: Leaderboard, folder: Path) -> None:
     header += [f"{name}{end}" for name in metrics for end in ("", " low", " high")]
     header += ["against"]
     header += [f"difference {name}{end}" for name in compared for end in ("", " low", " high", " seeds agreeing", " seeds")]
-    header += training + asked
+    settings = list(dict.fromkeys(key for row in board.rows for key in row.settings))
+    header += training + asked + [f"setting {key}" for key in settings]
     temporary = folder / ".leaderboard.csv"
     with temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
@@ -369,7 +378,8 @@ def write_leaderboard(board: Leaderboard, folder: Path) -> None:
             for name in compared:
                 pair = row.paired.get(name)
                 cells += [pair.value, pair.low, pair.high, pair.agree, pair.seeds] if pair else [None] * 5
-            writer.writerow([*cells, *(row.training.get(name) for name in training), row.target_return, int(row.is_drawn)])
+            cells += [*(row.training.get(name) for name in training), row.target_return, int(row.is_drawn)]
+            writer.writerow([*cells, *(as_text(row.settings[key]) if key in row.settings else None for key in settings)])
     temporary.replace(folder / "leaderboard.csv")
 
 

@@ -101,7 +101,7 @@ def failed(why: str) -> Run:
 def comparison(folder: Path, grids: Sequence[Mapping[str, Any]], **data: Any) -> Comparison:
     (folder / "base.yaml").write_text(yaml.safe_dump({"trajectory_gen": {"dataset": {"name": "session_shop"}}}))
     path = folder / "family.yaml"
-    path.write_text(yaml.safe_dump({"name": "family", "base": "base.yaml", "grids": list(grids), **data}))
+    path.write_text(yaml.safe_dump({"name": "family", "base": "base.yaml", "grids": list(grids), **data}, sort_keys=False))
     return load_comparison(path)
 
 
@@ -350,6 +350,48 @@ def test_a_run_keeps_its_plays(tmp_path: Path) -> None:
     assert found is not None
     assert list(found.sums) == ["policy"]
     assert {name: sums.values() for name, sums in found.returns.items()} == {name: s.values() for name, s in wanted.returns.items()}
+
+
+# === Varied settings ===
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> tuple[Leaderboard, Comparison]:
+    """A model with two settings of two and three values, of which one failed; what is better has the greater values."""
+    vary = {"network.width": [8, 16], "algorithm.discount": [0.5, 0.9, 0.0]}
+    asked = comparison(tmp_path, [{"algorithms": ["bc"]}, {"algorithms": ["sqn"], "label": EVIL, "vary": vary}])
+    runs = {(0, 0): run({"policy": 6}, 0, {"policy": 1.0})}
+    for place, rank in enumerate((4, 3, 5, 2, 1), start=1):
+        runs[place, 0] = run({"policy": rank, "values": 9}, 0, {"policy": 1.0 + place, "values": 0.0})
+    runs[6, 0] = failed("no")
+    return board_of(asked, runs), asked
+
+
+def test_rows_know_their_settings(swept: tuple[Leaderboard, Comparison], tmp_path: Path) -> None:
+    board, _ = swept
+    best = board.rows[0]
+    assert best.name == f"{EVIL}, width 16, discount 0.9"
+    assert (best.family, best.settings) == (EVIL, {"network.width": 16, "algorithm.discount": 0.9})
+    write_leaderboard(board, tmp_path)
+    with (tmp_path / "leaderboard.csv").open(encoding="utf-8", newline="") as stream:
+        lines = {line["model"]: line for line in csv.DictReader(stream)}
+    assert (lines[best.title]["setting network.width"], lines[best.title]["setting algorithm.discount"]) == ("16", "0.9")
+    assert lines["bc, sasrec"]["setting network.width"] == ""
+
+
+def test_the_page_has_settings_down_and_across(swept: tuple[Leaderboard, Comparison], tmp_path: Path) -> None:
+    board, asked = swept
+    write_page(board, asked, tmp_path / "leaderboard.html")
+    found = Page(tmp_path / "leaderboard.html")
+
+    def cell(place: int) -> str:
+        value, low, high = row(board, f"{asked.models[place].label}, sasrec").metrics["ndcg@10"]
+        return f"{value:.4f} {low:.4f}–{high:.4f}"
+
+    # Numbers by size; of width 16 and discount 0 the training failed.
+    header = "network.width algorithm.discount 0.0 algorithm.discount 0.5 algorithm.discount 0.9"
+    assert f"{EVIL}: ndcg@10 {header} 8 {cell(3)} {cell(1)} {cell(2)} 16 – {cell(4)} {cell(5)} {EVIL}: return {header} 8 " in found.text
+    assert "<script" not in found.source
 
 
 # === Failures, and comparisons that are not finished ===
