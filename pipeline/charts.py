@@ -18,6 +18,8 @@ GUTTER, VALUES, ROW, ROWS_TOP = 116.0, 60.0, 24.0, 6.0
 """Interval plots: least room for names on the left, room for values on the right, height of a row, space above the first."""
 _LETTER = 6.6
 """Width of a letter of a name, about."""
+_LEAST_PLOT = 200.0
+"""Least room between names and values."""
 
 MAX_POINTS = 240
 """More points than this are averaged in groups: a screen cannot show them, and a page should stay small."""
@@ -256,7 +258,7 @@ def interval_plot(title: str, rows: Sequence[Interval], x: Axis, at: float | Non
         rows: The rows; what is not finite is left out.
         x: Horizontal axis.
         at: A value to compare with, such as 0 for differences: it is marked, and values have a sign.
-        width: Of the drawing; names take as much of it as the longest needs.
+        width: Of the drawing; names take as much of it as the longest needs, and make it wider where too little would be left.
     """
     rows = [row for row in rows if all(math.isfinite(number) for number in (row.value, row.low, row.high))]
     if not rows:
@@ -265,6 +267,7 @@ def interval_plot(title: str, rows: Sequence[Interval], x: Axis, at: float | Non
     bottom = ROWS_TOP + ROW * len(rows)
     bounds = [bound for row in rows for bound in (row.low, row.high)]
     gutter = max(GUTTER, _LETTER * max(len(row.name) for row in rows) + 16)
+    width = max(width, gutter + _LEAST_PLOT + VALUES)
     across = make_scale([*bounds, *([] if at is None else [at])], x, (gutter, width - VALUES))
     parts = [f'<line class="grid" x1="{across(t):.1f}" x2="{across(t):.1f}" y1="{ROWS_TOP:.1f}" y2="{bottom:.1f}"/>' for t in across.ticks]
     parts += [_text(across(tick), bottom + 15, label, "tick") for tick, label in zip(across.ticks, across.labels, strict=True)]

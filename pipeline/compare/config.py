@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 
@@ -37,7 +37,7 @@ class GridConfig(Config):
     """Name of the row; of several algorithms it stands behind each one's name. Without it: the algorithm's name."""
     trainer: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Values of the trainer section that differ from the base's, such as {network: {copy_head: false}}."""
-    vary: dict[str, Annotated[tuple[Any, ...], pydantic.Field(min_length=1)]] = pydantic.Field(default_factory=dict)
+    vary: dict[str, tuple[Any, ...]] = pydantic.Field(default_factory=dict)
     """Keys of the trainer section with the values that each takes, such as {network.width: [32, 64], algorithm.discount: [0.5, 0.9]}:
     every combination is a row, and its name says which. Keys of `algorithm` and `network.backbone` are settings of all algorithms
     and backbones of the grid."""
@@ -46,6 +46,8 @@ class GridConfig(Config):
     @classmethod
     def _varied_are_settings(cls, vary: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         for key, values in vary.items():
+            if not values:
+                raise ValueError(f"{key}: expected at least one value")
             if any(isinstance(value, dict) for value in values):
                 raise ValueError(f"{key}: expected single values, found a mapping; vary what is in it by dotted keys, such as {key}.KEY")
             place = {"algorithm": "algorithms", "seed": "seeds", "network.backbone": "backbones"}.get(key.removesuffix(".name"))
@@ -87,7 +89,7 @@ class SimulateConfig(Config):
     """Factor of one item shown."""
     max_turns: int = pydantic.Field(default=200, ge=1)
     """Most items shown in a session; the leaderboard says how many sessions came to that end."""
-    target_returns: tuple[pydantic.FiniteFloat, ...] = ()
+    target_returns: tuple[float, ...] = ()
     """Sums of rewards that policies conditioned on a return are also asked for, each in a row of its own; the model's own row is of
     what it asks for by itself, a quantile of the logs."""
     draw: bool = False

@@ -131,7 +131,8 @@ def _asked_figures(board: Leaderboard) -> list[Figure]:
         if row.kind in ("model", "play") and row.target_return is not None and RETURN in row.metrics:
             name = f"{row.label}, {row.backbone}" if len(board.backbones) > 1 else row.label
             rows.setdefault(f"{name}, drawn" if row.is_drawn else name, []).append(row)
-    x, y = Axis("return asked for"), Axis("return that came")
+    # From zero, or a small difference would look like an answer to what was asked.
+    x, y = Axis("return asked for", from_zero=True), Axis("return that came", from_zero=True)
     figures = []
     for name, found in rows.items():
         points = [(row.target_return, *row.metrics[RETURN]) for row in found if row.target_return is not None]

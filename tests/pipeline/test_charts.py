@@ -268,3 +268,11 @@ def test_without_a_common_value_there_is_no_line_of_equals() -> None:
     assert of_class(root, "mark") == []
     assert len(of_class(root, "dot")) == 2
     assert charts.identity_chart("Returns", [], Axis("asked"), Axis("came")) == ""
+
+
+def test_long_names_leave_room_for_the_intervals() -> None:
+    root = parse(charts.interval_plot("plot", [Interval("x" * 90, 0.5, 0.2, 0.9)], Axis("value"), width=620))
+    ((left, right),) = [(float(line.get("x1") or 0), float(line.get("x2") or 0)) for line in of_class(root, "whisker")]
+    # From .2 to .9 of an axis of 200 units.
+    assert right - left == pytest.approx(0.7 / 0.8 * 200, rel=0.2)
+    assert float((root.get("viewBox") or "").split()[2]) > 90 * 6 + 200
