@@ -77,7 +77,7 @@ class RankingModel:
     """A model as it ranked when it was saved, whatever the code is now.
 
     Attributes:
-        rank: See `models.serving.RankedPolicy.rank`.
+        rank: What `components.evaluation.rank_model` takes.
         vocabulary: Table with columns item and count; row i is id i + 1.
         max_steps: Most events of a history.
     """
@@ -103,13 +103,17 @@ def load_ranking_model(artifact: Artifact) -> RankingModel:
 
 
 class _Owned:
-    """The function of a loaded SavedModel, and the model, which must not go away before it."""
+    """The functions of a loaded SavedModel, and the model, which must not go away before them."""
 
     def __init__(self, loaded: Any):
         self._loaded = loaded
+        # An export from before policies were told rewards has the one function alone.
+        self._takes_rewards = hasattr(loaded, "rank_rewarded")
 
-    def __call__(self, *arguments: Any) -> Any:
-        return self._loaded.rank(*arguments)
+    def __call__(self, item_id: Any, mask: Any, exclude_seen: Any, reward: Any) -> Any:
+        if self._takes_rewards:
+            return self._loaded.rank_rewarded(item_id, mask, exclude_seen, reward)
+        return self._loaded.rank(item_id, mask, exclude_seen)
 
 
 def write_weights(algorithm: Algorithm, folder: Path) -> None:

@@ -277,7 +277,7 @@ class TrainingLoop:
         config, state = self._config, self.state
         stopping = config.early_stopping
         protocol = Protocol(max_states=stopping.max_states)
-        ranked = rank_model(self._ranked.rank, self._model.vocabulary, self._examples, "eval", protocol, self._context)
+        ranked = rank_model(self._ranked, self._model.vocabulary, self._examples, "eval", protocol, self._context)
         # What everybody is shown says early that a policy collapses, while accuracy still holds.
         metrics = {**sum_by_session(ranked).values(), **beyond_accuracy(ranked, self._algorithm.catalogue.num_items)}
         if stopping.metric not in metrics:
