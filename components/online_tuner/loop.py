@@ -147,7 +147,9 @@ class TuningLoop:
             while state.stopped is None:
                 self._round()
                 row = state.rounds[-1]
-                task.advance(config.sessions_per_round, f"round {state.round}, return {row['return']:.3f}, click rate {row['click_rate']:.1%}")
+                task.advance(
+                    config.sessions_per_round, f"round {state.round}, return {row['return']:.3f}, click rate {row['click_rate']:.1%}"
+                )
                 if time.monotonic() - self._saved_at > config.checkpoint_every_seconds:
                     self._save()
         if config.keep == "best" or state.dropped or state.diverged:
@@ -288,7 +290,8 @@ class TuningLoop:
             write_weights(self._algorithm, self._best)
             state.best, state.kept = row["return"][0], len(state.evaluations) - 1
         self._context.progress.log(
-            f"round {state.round}: return {row['return'][0]:.3f}, click rate {row['click_rate'][0]:.1%}" + (", the best so far" if better else "")
+            f"round {state.round}: return {row['return'][0]:.3f}, click rate {row['click_rate'][0]:.1%}"
+            + (", the best so far" if better else "")
         )
 
     # === Checkpoints ===

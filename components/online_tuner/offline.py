@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from components.trajectory_io import ordered_batches, shard_files
 from components.artifacts import Artifact
+from components.trajectory_io import ordered_batches, shard_files
 from models.batch import TrajectoryBatch
 from models.online.buffer import Sessions
 from models.online.rollout import MAX_PASSED, PASSED_AT, PASSED_ITEM
