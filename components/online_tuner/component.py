@@ -10,10 +10,10 @@ def _describe(outputs: Mapping[str, Properties]) -> str:
     run = outputs["tuning_run"]
     if not run["tuned"]:
         return "off: the trainer's model as it is"
-    offline, kept = run["offline"], run["kept"]
+    before, after = ((run[which]["return"][0], run[which]["click_rate"][0]) for which in ("offline", "kept"))
     return (
         f"{run['sessions']:,} sessions in {run['rounds']} rounds ({run['stopped']}), "
-        f"return {offline['return'][0]:.3f} -> {kept['return'][0]:.3f}, click rate {offline['click_rate'][0]:.1%} -> {kept['click_rate'][0]:.1%}"
+        f"return {before[0]:.3f} -> {after[0]:.3f}, click rate {before[1]:.1%} -> {after[1]:.1%}"
     )
 
 

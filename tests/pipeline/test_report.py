@@ -169,6 +169,33 @@ def trainer() -> Outputs:
     return {"model": ("Model", model, {}), "model_run": ("ModelRun", run, {"history.json": {"steps": steps, "epochs": epochs}})}
 
 
+def online_tuner(tuned: bool = True) -> Outputs:
+    model = trainer()["model"]
+    if not tuned:
+        return {"model": model, "tuning_run": ("ModelRun", {"tuned": 0}, {"history.json": {"rounds": [], "evaluations": []}})}
+    evaluations = [
+        {"round": r, "update": 64 * r, "return": [v, v - 0.1, v + 0.1], "click_rate": [0.3, 0.2, 0.4], "gain": [v - 1.5, v - 1.6, v - 1.4]}
+        for r, v in ((0, 1.5), (5, 1.9), (7, 1.8))
+    ]
+    rewards = {"return": 1.6, "return_low": 1.5, "return_high": 1.7, "click_rate": 0.3, "click_rate_low": 0.2, "click_rate_high": 0.4}
+    rounds = [
+        {"round": r, "step": 900 * r, **rewards, "cross_entropy": 5.0, "health/temperature": 0.1, "buffer_return": 2.0} for r in range(1, 8)
+    ]
+    run = {
+        "tuned": 1,
+        "rounds": 7,
+        "updates": 448,
+        "sessions": 7_168,
+        "stopped": f"the reward dropped {EVIL}",
+        "dropped": 1,
+        "floor": 1.38,
+        "offline": evaluations[0],
+        "kept": evaluations[1],
+        "simulator": {"name": "session_shop"},
+    }
+    return {"model": model, "tuning_run": ("ModelRun", run, {"history.json": {"rounds": rounds, "evaluations": evaluations}})}
+
+
 def metrics(value: float) -> dict[str, list[float]]:
     names = ("ndcg@10", "hit_rate@10", "purchase/ndcg@10", "click/ndcg@10", "seen_removed/ndcg@10")
     found = {name: [value, value - 0.01, value + 0.01] for name in names}
@@ -249,6 +276,7 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "example_validator": example_validator(),
         "neighbour_gen": {"neighbours": ("Neighbours", {"records": 7_000, "pairs": 12, "items_with_neighbours": 5, "num_items": 11}, {})},
         "trainer": trainer(),
+        "online_tuner": online_tuner(tuned=blessed),
         "evaluator": evaluator(blessed),
         "exporter": exporter(),
         "infra_validator": infra_validator(),
@@ -522,3 +550,23 @@ def test_importing_the_report_imports_neither_frameworks_nor_templates(repositor
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert found.stdout.strip() == "[]"
+
+
+def test_online_tuning_is_drawn_with_its_intervals(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    for words in (
+        "Online tuning",
+        "1.900",
+        "1.800 to 2.000; 1.500 before tuning",
+        "7,168 sessions",
+        "round 5 (kept)",
+        "Loss: cross_entropy",
+    ):
+        assert words in page.text, words
+    captions = ("Return of a session without exploration", "Click rate while exploring", "Temperature: weight of the entropy")
+    assert all(caption in page.text for caption in captions)
+
+
+def test_there_is_no_section_on_tuning_where_it_is_off(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete(blessed=False)), tmp_path)
+    assert "Online tuning" not in page.text
