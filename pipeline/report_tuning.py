@@ -33,8 +33,9 @@ def figures_of(rounds: Sequence[Mapping[str, float]], evaluations: Sequence[Mapp
     for name, caption in _REWARDS.items():
         label = f"{caption.lower()}, 95 % interval"
         rows = [
-            Interval("offline" if not row["round"] else f"round {row['round']}", *row[name], is_main=row["round"] == kept)
+            Interval("offline" if not row["round"] else f"round {row['round']}", value, low, high, row["round"] == kept)
             for row in _some(evaluations, kept)
+            for value, low, high in [row[name]]
         ]
         figures.append((f"{caption} without exploration", charts.interval_plot(caption, rows, Axis(label))))
         for bound, words in (("", ""), ("_low", ", lower bound of its interval"), ("_high", ", upper bound of its interval")):

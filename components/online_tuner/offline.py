@@ -84,7 +84,7 @@ def _sessions(entries: list[tuple[float, int, Any]], max_steps: int) -> Sessions
     for row, (_, _, record) in enumerate(entries):
         for name, values in steps.items():
             values[row, : len(record[name])] = record[name]
-    facts = {
+    facts: dict[str, Any] = {
         NUM_CONTEXT: np.array([record["num_context"] for _, _, record in entries], np.int32),
         IS_TERMINAL: np.array([record["is_terminal"] for _, _, record in entries], np.float32),
         SESSION_ID: np.array([record["session"] for _, _, record in entries], np.int64),

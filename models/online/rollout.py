@@ -10,7 +10,7 @@ that a simulator has to remember, and two policies that play the same numbers me
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,7 @@ class _Log:
             RETURN_TO_GO: hindsight_returns(self.reward, self.length, discount),
             FEEDBACK: (self.reward >= PURCHASE.reward).astype(np.int32),
         }
-        facts = {
+        facts: dict[str, npt.NDArray[Any]] = {
             NUM_CONTEXT: np.zeros(len(number), np.int32),
             IS_TERMINAL: (~is_cut).astype(np.float32),
             SESSION_ID: number,
