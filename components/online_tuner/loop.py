@@ -19,6 +19,7 @@ from components.artifacts import HEALTH
 from components.base import Context
 from components.model_io import LoadedModel, read_weights, write_weights
 from components.online_tuner.config import OnlineTunerConfig
+from components.online_tuner.measures import evaluation_row, round_row
 from components.online_tuner.offline import OfflineSessions
 from components.trainer.config import TrainerConfig
 from components.trainer.loop import make_optimizer
@@ -33,13 +34,9 @@ from models.online.drop import DropTest
 from models.online.recommenders import Exploration, recommender_of
 from models.online.rollout import PASSED_ITEM, Played, roll_out
 from models.online.world import ItemWorld
-from schemas.trajectory import REWARD
 
 _PLAY, _BASELINE, _EVALUATION, _REPLAY, _LOGS = range(5)
 """What a seed is for; sessions of different purposes meet different chance."""
-
-_WIDE = 1.96
-"""Standard errors to each side of a 95 % interval."""
 
 _VALUES, _POLICY = "values", "policy"
 
@@ -194,7 +191,9 @@ class TuningLoop:
         else:
             learned = self._learn()
         state.round += 1
-        state.rounds.append({**self._measures(played), **learned})
+        earlier = state.rounds[-1]["step"] if state.rounds else 0
+        row = round_row(state.round, earlier, played, self._buffer, self._num_seeded)
+        state.rounds.append({**row, "drop_evidence": self._drop.evidence, **learned})
         if state.stopped is None and state.round >= config.num_rounds:
             state.stopped = f"num_rounds = {config.num_rounds} reached"
         is_last = state.round == config.num_rounds
@@ -250,40 +249,13 @@ class TuningLoop:
                 )
         return None
 
-    def _measures(self, played: Played) -> dict[str, float]:
-        """What a round says of itself; `step` counts items shown so far."""
-        earlier = self.state.rounds[-1]["step"] if self.state.rounds else 0
-        online = max(0, self._buffer.num_added - self._num_seeded)
-        held = self._buffer.in_order()
-        row = {
-            "round": self.state.round,
-            "step": earlier + int(played.num_shown.sum()),
-            "entropy_shown": played.entropy_shown(),
-            "cut_share": float(played.is_cut.mean()),
-            "drop_evidence": self._drop.evidence,
-            "buffer_sessions": len(self._buffer),
-            "buffer_offline_share": max(0, len(self._buffer) - online) / max(1, len(self._buffer)),
-            "buffer_return": float(held.steps[REWARD].sum(axis=1).mean()) if len(self._buffer) else 0.0,
-            "buffer_length": float(held.length.mean()) if len(self._buffer) else 0.0,
-        }
-        for name, (value, error) in {"return": played.mean_return(), "click_rate": played.click_rate()}.items():
-            row |= {name: value, f"{name}_low": value - _WIDE * error, f"{name}_high": value + _WIDE * error}
-        return row
-
     def _evaluate(self) -> None:
         """Measures the policy without exploration, on the same sessions as ever, and keeps its weights if they are the best."""
         state = self.state
         played = self._play(_EVALUATION, np.arange(self._config.evaluation_sessions), explores=False)
         if not state.evaluations:
             self._before = played.returns
-        gain = played.returns - self._before
-        row: dict[str, Any] = {"round": state.round, "update": state.update}
-        for name, (value, error) in {
-            "return": played.mean_return(),
-            "click_rate": played.click_rate(),
-            "gain": (float(gain.mean()), float(gain.std(ddof=1)) / len(gain) ** 0.5),
-        }.items():
-            row[name] = [value, value - _WIDE * error, value + _WIDE * error]
+        row = evaluation_row(state.round, state.update, played, self._before)
         state.evaluations.append(row)
         better = row["return"][0] > state.best
         if better:

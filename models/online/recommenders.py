@@ -28,7 +28,7 @@ class Recommender(ABC):
 
     def begin(self, count: int) -> None:
         """Begins sessions in which nothing has happened."""
-        self._item_id, self._score = (part.numpy() for part in self._first(count))
+        self._item_id, self._score = (np.array(part) for part in self._first(count))
 
     def ranking(self, place: Ints) -> Ranking:
         """The ranking of the sessions at some places."""
