@@ -78,7 +78,7 @@ def offline(logs: tuple[Artifact, Artifact], tmp_path_factory: pytest.TempPathFa
                 algorithm=toy.algorithm_config(name, context_length=4, dropout=0.1),
                 network=toy.network(backbone=toy.backbone(dropout=0.1)),
                 learning_rate=0.01,
-                max_epochs=2,
+                max_steps=4,
             )
             with eagerly(), mock.patch.object(tf.saved_model, "save"):
                 kept[name] = toy.train(tmp_path_factory.mktemp(name), config, *logs)
