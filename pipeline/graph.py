@@ -87,7 +87,7 @@ GRAPH: tuple[Step, ...] = (
         anomalies=FromStep("example_validator", "anomalies"),
         base_model=FromHistory("evaluator", "model", blessed_only=True, only_if=("warm_start_from", "latest_blessed")),
     ),
-    _step("online_tuner", model=FromStep("trainer", "model"), examples=FromStep("trajectory_gen", "examples")),
+    _step("online_tuner", offline_model=FromStep("trainer", "model"), examples=FromStep("trajectory_gen", "examples")),
     _step(
         "evaluator",
         examples=FromStep("trajectory_gen", "examples"),

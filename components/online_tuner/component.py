@@ -22,7 +22,7 @@ ONLINE_TUNER = Component(
     description="Tunes the policy in rounds of simulated sessions, when enabled; else passes it on.",
     config=OnlineTunerConfig,
     inputs={
-        "model": Port("Model", "Policy trained on logs."),
+        "offline_model": Port("Model", "Policy trained on logs."),
         "examples": Port("Examples", "Trajectories that the replay begins with."),
     },
     outputs={

@@ -17,9 +17,9 @@ def execute(
 ) -> Mapping[str, Properties]:
     """Runs the step; see `components.base.Execute`."""
     if not config.enabled:
-        pass_on(inputs["model"], outputs["model"])
+        pass_on(inputs["offline_model"], outputs["model"])
         write_json(outputs["tuning_run"] / HISTORY_FILE, {"rounds": [], "evaluations": []})
-        return {"model": inputs["model"].properties, "tuning_run": {"tuned": 0}}
+        return {"model": inputs["offline_model"].properties, "tuning_run": {"tuned": 0}}
     # Frameworks are imported only where there is something to tune.
     from components.online_tuner.tuning import tune
 

@@ -23,15 +23,15 @@ def tune(
 ) -> Mapping[str, Properties]:
     """Tunes the model; arguments as of an executor."""
     with frameworks(training_config(config)):
-        model = load_model(inputs["model"], config.seed)
+        model = load_model(inputs["offline_model"], config.seed)
         world = _world(config, model)
         offline = read_offline(inputs["examples"], config.buffer_sessions, config.offline_sessions, model.config.max_steps, config.seed)
         state = TuningLoop(model, world, offline, config, context).run()
-    save_model(outputs["model"], model.algorithm, model.config, inputs["model"].path / ITEMS_FILE)
+    save_model(outputs["model"], model.algorithm, model.config, inputs["offline_model"].path / ITEMS_FILE)
     write_json(outputs["tuning_run"] / HISTORY_FILE, {"rounds": state.rounds, "evaluations": state.evaluations})
     kept = describe(config, state)
     return {
-        "model": {**inputs["model"].properties, "validation": {"online_return": kept["kept"]["return"][0]}},
+        "model": {**inputs["offline_model"].properties, "validation": {"online_return": kept["kept"]["return"][0]}},
         "tuning_run": {"tuned": 1, **kept},
     }
 

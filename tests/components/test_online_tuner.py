@@ -109,7 +109,7 @@ def tuner_config(**changes: Any) -> OnlineTunerConfig:
 def tune(folder: Path, offline: Any, config: OnlineTunerConfig, compiled: bool = False, **changes: Any) -> dict[str, Any]:
     """Runs the step; the SavedModel, which takes longer than all the rest, is the trainer's business."""
     outputs = {"model": folder / "tuned" / "model", "tuning_run": folder / "tuned" / "run"}
-    inputs = {"model": offline.model, "examples": offline.examples}
+    inputs = {"offline_model": offline.model, "examples": offline.examples}
     with nullcontext() if compiled else eagerly(), mock.patch.object(tf.saved_model, "save"):
         return dict(execute(config, inputs, outputs, toy.context(folder, **changes)))
 
