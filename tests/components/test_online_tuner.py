@@ -238,19 +238,26 @@ def test_tuning_raises_the_return(offline: Callable[[str], Any], tmp_path: Path)
 # === Stopped ===
 
 
-def test_a_drop_ends_it_and_brings_the_best_weights_back(offline: Callable[[str], Any], tmp_path: Path) -> None:
-    # A learning rate at which a policy forgets everything.
-    config = tuner_config(
-        learning_rate=3.0, gradient_clip_norm=None, num_rounds=30, sessions_per_round=256, drop={"baseline_sessions": 256}
-    )
+def test_a_drop_ends_it_and_brings_the_best_weights_back(
+    offline: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sessions = loop.roll_out, 64
+
+    def dropping(world: Any, recommender: Any, exploration: Any, number: Any, *others: Any) -> Any:
+        played = real(world, recommender, exploration, number, *others)
+        # From the third round on everybody brings a fifth.
+        return played._replace(returns=played.returns * (0.2 if number[0] >= 2 * sessions else 1.0))
+
+    monkeypatch.setattr(loop, "roll_out", dropping)
+    config = tuner_config(num_rounds=12, sessions_per_round=sessions, updates_per_round=1, evaluate_every=100, keep="last")
     stated = tune(tmp_path, offline("decision_transformer"), config)["tuning_run"]
     assert stated["dropped"] == 1
     assert "the reward dropped" in stated["stopped"]
-    assert stated["rounds"] < 15
-    assert stated["kept"]["return"][0] >= stated["offline"]["return"][0]
-    if stated["kept"]["round"] == 0:
-        before, after = weights(offline("decision_transformer").model), weights(tuned(tmp_path))
-        assert all((before[name] == after[name]).all() for name in before)
+    assert 3 <= stated["rounds"] <= 6
+    # The offline policy's are the only weights that were measured; they come back although the last ones were asked for.
+    assert stated["kept"]["round"] == 0
+    before, after = weights(offline("decision_transformer").model), weights(tuned(tmp_path))
+    assert all((before[name] == after[name]).all() for name in before)
 
 
 def test_a_loss_that_is_no_number_ends_it(offline: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
