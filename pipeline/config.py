@@ -10,6 +10,7 @@ from components.example_validator.config import ExampleValidatorConfig
 from components.exporter.config import ExporterConfig
 from components.infra_validator.config import InfraValidatorConfig
 from components.neighbour_gen.config import NeighbourGenConfig
+from components.online_tuner.config import OnlineTunerConfig
 from components.pusher.config import PusherConfig
 from components.schema_gen.config import SchemaGenConfig
 from components.statistics_gen.config import StatisticsGenConfig
@@ -43,6 +44,7 @@ class PipelineConfig(Config):
     example_validator: ExampleValidatorConfig = ExampleValidatorConfig()
     neighbour_gen: NeighbourGenConfig = NeighbourGenConfig()
     trainer: TrainerConfig = TrainerConfig()
+    online_tuner: OnlineTunerConfig = OnlineTunerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     exporter: ExporterConfig = ExporterConfig()
     infra_validator: InfraValidatorConfig = InfraValidatorConfig()

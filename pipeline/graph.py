@@ -87,14 +87,15 @@ GRAPH: tuple[Step, ...] = (
         anomalies=FromStep("example_validator", "anomalies"),
         base_model=FromHistory("evaluator", "model", blessed_only=True, only_if=("warm_start_from", "latest_blessed")),
     ),
+    _step("online_tuner", offline_model=FromStep("trainer", "model"), examples=FromStep("trajectory_gen", "examples")),
     _step(
         "evaluator",
         examples=FromStep("trajectory_gen", "examples"),
-        model=FromStep("trainer", "model"),
+        model=FromStep("online_tuner", "model"),
         neighbours=FromStep("neighbour_gen", "neighbours"),
         baseline_model=FromHistory("evaluator", "model", differs_from="model", blessed_only=True),
     ),
-    _step("exporter", model=FromStep("trainer", "model"), examples=FromStep("trajectory_gen", "examples")),
+    _step("exporter", model=FromStep("online_tuner", "model"), examples=FromStep("trajectory_gen", "examples")),
     _step("infra_validator", serving_model=FromStep("exporter", "serving_model")),
     _step(
         "pusher",

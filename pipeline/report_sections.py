@@ -20,6 +20,7 @@ from pipeline.charts import Axis, Interval
 from pipeline.graph import step_names
 from pipeline.local import RunResult, StepResult
 from pipeline.pages import share
+from pipeline.report_tuning import figures_of
 from schemas import serving
 from schemas.config import digest
 from schemas.interaction import FEEDBACK_ROLES
@@ -205,6 +206,20 @@ def _training(result: RunResult) -> Section | None:
     }
 
 
+def _tuning(result: RunResult) -> Section | None:
+    artifact = result.output("online_tuner", "tuning_run")
+    if artifact is None or not artifact.properties["tuned"]:
+        return None
+    run, history = artifact.properties, _read_json(artifact, HISTORY_FILE)
+    (before, *_), (after, low, high) = run["offline"]["return"], run["kept"]["return"]
+    return {
+        "run": run,
+        "evaluations": history["evaluations"],
+        "figures": figures_of(history["rounds"], history["evaluations"], run["kept"]["round"]),
+        "tiles": [("online return", f"{after:.3f}", f"{low:.3f} to {high:.3f}; {before:.3f} before tuning")],
+    }
+
+
 def _caption(name: str) -> str:
     return f"Health: {name.removeprefix(HEALTH)}" if name.startswith(HEALTH) else f"Loss: {name}"
 
@@ -338,6 +353,7 @@ SECTIONS: dict[str, Callable[[RunResult], Section | None]] = {
     "rows": _rows,
     "splits": _splits,
     "training": _training,
+    "tuning": _tuning,
     "evaluation": _evaluation,
     "validation": lambda result: _properties(result, "example_validator", "anomalies"),
     "serving": _serving,

@@ -169,6 +169,33 @@ def trainer() -> Outputs:
     return {"model": ("Model", model, {}), "model_run": ("ModelRun", run, {"history.json": {"steps": steps, "epochs": epochs}})}
 
 
+def online_tuner(tuned: bool = True) -> Outputs:
+    model = trainer()["model"]
+    if not tuned:
+        return {"model": model, "tuning_run": ("ModelRun", {"tuned": 0}, {"history.json": {"rounds": [], "evaluations": []}})}
+    evaluations = [
+        {"round": r, "update": 64 * r, "return": [v, v - 0.1, v + 0.1], "click_rate": [0.3, 0.2, 0.4], "gain": [v - 1.5, v - 1.6, v - 1.4]}
+        for r, v in ((0, 1.5), (5, 1.9), (7, 1.8))
+    ]
+    rewards = {"return": 1.6, "return_low": 1.5, "return_high": 1.7, "click_rate": 0.3, "click_rate_low": 0.2, "click_rate_high": 0.4}
+    rounds = [
+        {"round": r, "step": 900 * r, **rewards, "cross_entropy": 5.0, "health/temperature": 0.1, "buffer_return": 2.0} for r in range(1, 8)
+    ]
+    run = {
+        "tuned": 1,
+        "rounds": 7,
+        "updates": 448,
+        "sessions": 7_168,
+        "stopped": f"the reward dropped {EVIL}",
+        "dropped": 1,
+        "floor": 1.38,
+        "offline": evaluations[0],
+        "kept": evaluations[1],
+        "simulator": {"name": "session_shop"},
+    }
+    return {"model": model, "tuning_run": ("ModelRun", run, {"history.json": {"rounds": rounds, "evaluations": evaluations}})}
+
+
 def metrics(value: float) -> dict[str, list[float]]:
     names = ("ndcg@10", "hit_rate@10", "purchase/ndcg@10", "click/ndcg@10", "seen_removed/ndcg@10")
     found = {name: [value, value - 0.01, value + 0.01] for name in names}
@@ -249,6 +276,7 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "example_validator": example_validator(),
         "neighbour_gen": {"neighbours": ("Neighbours", {"records": 7_000, "pairs": 12, "items_with_neighbours": 5, "num_items": 11}, {})},
         "trainer": trainer(),
+        "online_tuner": online_tuner(tuned=blessed),
         "evaluator": evaluator(blessed),
         "exporter": exporter(),
         "infra_validator": infra_validator(),
@@ -370,7 +398,7 @@ def test_a_failed_run_shows_its_error_first_and_all_that_exists(make_run: MakeRu
     assert f"trajectory_gen failed too many bad rows: {EVIL}" in page.text
     assert "The run ended before the remaining 9,963 rows were divided further" in page.text
     assert "Not pushed: the run failed before pusher" in page.text
-    assert page.text.count("not run") == 9
+    assert page.text.count("not run") == 10
     assert [name for name in page.ids() if name in ("rows", "splits", "training", "evaluation", "serving", "provenance")] == [
         "rows",
         "provenance",
@@ -416,8 +444,8 @@ def test_a_run_that_ended_early_has_no_verdict(make_run: MakeRun, tmp_path: Path
 def test_steps_show_status_time_and_what_they_say_of_themselves(make_run: MakeRun, tmp_path: Path) -> None:
     page = report(make_run(complete()), tmp_path)
     assert "trajectory_gen 10,000 rows, 37 quarantined, 7,948 events in 2,715 trajectories, 400 items executed 1.5 s" in page.text
-    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 15.0 s" in page.text
-    assert "1 executed, 9 cached 82.5 s" in page.text
+    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 16.5 s" in page.text
+    assert "1 executed, 10 cached 99.0 s" in page.text
 
 
 def test_splits_show_shares_and_times(make_run: MakeRun, tmp_path: Path) -> None:
@@ -522,3 +550,23 @@ def test_importing_the_report_imports_neither_frameworks_nor_templates(repositor
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert found.stdout.strip() == "[]"
+
+
+def test_online_tuning_is_drawn_with_its_intervals(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    for words in (
+        "Online tuning",
+        "1.900",
+        "1.800 to 2.000; 1.500 before tuning",
+        "7,168 sessions",
+        "5 (kept) 320",
+        "Loss: cross_entropy",
+    ):
+        assert words in page.text, words
+    captions = ("Return of a session without exploration", "Click rate while exploring", "Temperature: weight of the entropy")
+    assert all(caption in page.text for caption in captions)
+
+
+def test_there_is_no_section_on_tuning_where_it_is_off(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete(blessed=False)), tmp_path)
+    assert "Online tuning" not in page.text
