@@ -11,10 +11,10 @@ from typing import Any
 
 import apache_beam as beam
 
-from components.artifacts import HISTORY_FILE, Artifact, ArtifactError, open_artifact, write_json
+from components.artifacts import HISTORY_FILE, MANIFEST, Artifact, ArtifactError, open_artifact, write_json
 from components.base import ComponentError, Context, Properties
 from components.beam_runner import beam_pipeline, reporting_to
-from components.model_io import load_model, save_model
+from components.model_io import read_model_config, save_model
 from components.relabeller.config import RelabellerConfig
 from components.relabeller.stages import RelabelShard
 from components.relabeller.tally import Tally, refusals, total
@@ -75,32 +75,28 @@ def _take(config: RelabellerConfig, inputs: Mapping[str, Artifact], folder: Path
     """Copies a value function that is there already, if it is one of this catalogue."""
     assert config.q_model is not None
     try:
-        model = load_model(open_artifact(config.q_model))
+        artifact = open_artifact(config.q_model)
+        model, vocabulary = read_model_config(artifact)
     except ArtifactError as error:
         raise ConfigError(f"relabeller.q_model: {error}") from None
-    algorithm = model.config.algorithm
-    if not isinstance(algorithm, CQLConfig):
-        raise ConfigError(
-            f"relabeller.q_model: {config.q_model} holds {getattr(algorithm, 'name', '?')!r}, conservative values (cql) are needed"
-        )
-    items, known = read_vocabulary(inputs["vocabulary"])[ITEM], model.vocabulary[ITEM]
+    if not isinstance(model.algorithm, CQLConfig):
+        name = getattr(model.algorithm, "name", "?")
+        raise ConfigError(f"relabeller.q_model: {config.q_model} holds {name!r}, conservative values (cql) are needed")
+    items, known, longest = read_vocabulary(inputs["vocabulary"])[ITEM], vocabulary[ITEM], inputs["examples"].properties["max_length"]
     if items.to_pylist() != known.to_pylist():
         raise ConfigError(
             f"relabeller.q_model: {config.q_model} was trained on another vocabulary ({len(known):,} items, here {len(items):,}); "
             "start from its weights with relabeller.q_function.warm_start_from"
         )
-    if model.config.max_steps < inputs["examples"].properties["max_length"]:
-        longest = inputs["examples"].properties["max_length"]
-        raise ConfigError(
-            f"relabeller.q_model: {config.q_model} reads up to {model.config.max_steps} events, the records have up to {longest}"
-        )
-    save_model(folder, model.algorithm, model.config, inputs["vocabulary"].path / ITEMS_FILE)
+    if model.max_steps < longest:
+        raise ConfigError(f"relabeller.q_model: {config.q_model} reads up to {model.max_steps} events, the records have up to {longest}")
+    shutil.copytree(artifact.path, folder, ignore=shutil.ignore_patterns(MANIFEST))
     return {
-        "algorithm": algorithm.model_dump(mode="json"),
-        "network": model.config.network.model_dump(mode="json"),
-        "num_items": model.algorithm.catalogue.num_items,
-        "max_steps": model.config.max_steps,
-        "taken_from": config.q_model,
+        "algorithm": model.algorithm.model_dump(mode="json"),
+        "network": model.network.model_dump(mode="json"),
+        "num_items": len(items) + 1,
+        "max_steps": model.max_steps,
+        "taken_from": artifact.digest,
     }
 
 
