@@ -88,7 +88,7 @@ GRAPH: tuple[Step, ...] = (
     _step(
         "trainer",
         examples=FromStep("trajectory_gen", "examples"),
-        relabelled=FromStep("relabeller", "examples"),
+        relabelled=FromStep("relabeller", "relabelled"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
         neighbours=FromStep("neighbour_gen", "neighbours"),
         anomalies=FromStep("example_validator", "anomalies"),

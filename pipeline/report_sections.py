@@ -169,7 +169,7 @@ def _quantile(counts: Sequence[int], share: float) -> int:
 
 def _relabelling(result: RunResult) -> Section | None:
     """What became of the returns; nothing where they are as logged."""
-    examples, values = _properties(result, "relabeller", "examples"), _properties(result, "relabeller", "q_function")
+    examples, values = _properties(result, "relabeller", "relabelled"), _properties(result, "relabeller", "q_function")
     if examples is None or not examples["relabelled"] or values is None:
         return None
     axis, number = Axis("share of the events, %", percent=True), Axis("return", from_zero=True)
@@ -180,7 +180,7 @@ def _relabelling(result: RunResult) -> Section | None:
     pairs = dict.fromkeys((row[1], row[2]) for row in examples["curve"])
     title = "Quantiles of the relabelled returns by those of the logged ones"
     figures.append((title, charts.line_chart(title, list(pairs), Axis("return as logged"), Axis("return relabelled"))))
-    return {"found": examples, "values": values, "figures": figures}
+    return {"found": examples, "q_function": values, "figures": figures}
 
 
 def _training(result: RunResult) -> Section | None:

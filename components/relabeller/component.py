@@ -10,7 +10,7 @@ from schemas.config import ConfigError
 
 
 def _describe(outputs: Mapping[str, Properties]) -> str:
-    made = outputs["examples"]
+    made = outputs["relabelled"]
     if not made["relabelled"]:
         return "off"
     return f"{made['raised_share']:.1%} of {made['events']:,} returns raised, mean {made['mean'][0]:.4g} to {made['mean'][1]:.4g}"
@@ -40,7 +40,7 @@ RELABELLER = Component(
         "anomalies": Port("ExampleAnomalies", "Says that the trajectories are sound."),
     },
     outputs={
-        "examples": Port("Examples", "Split-train with other returns, else the same records; empty when relabelling is off."),
+        "relabelled": Port("Examples", "Split-train with other returns, else the same records; empty when relabelling is off."),
         "q_function": Port("Model", "The value function; empty when relabelling is off."),
     },
     external_state=_models,

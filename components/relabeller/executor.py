@@ -35,7 +35,7 @@ def execute(
     if not config.enabled:
         for folder in outputs.values():
             folder.mkdir(parents=True)
-        return {"examples": {"relabelled": False}, "q_function": {}}
+        return {"relabelled": {"relabelled": False}, "q_function": {}}
     examples = inputs["examples"]
     q_function = _take(config, inputs, outputs["q_function"]) if config.q_model else _train(config, inputs, outputs["q_function"], context)
     _check_discount(q_function["algorithm"]["discount"], examples)
@@ -49,7 +49,7 @@ def execute(
         )
     kept = {name: value for name, value in examples.properties.items() if name not in ("ledger", "splits")}
     split = {"train": examples.properties["splits"]["train"]}
-    return {"examples": {**kept, "splits": split, "relabelled": True, **found}, "q_function": q_function}
+    return {"relabelled": {**kept, "splits": split, "relabelled": True, **found}, "q_function": q_function}
 
 
 def _train(config: RelabellerConfig, inputs: Mapping[str, Artifact], folder: Path, context: Context) -> Properties:
@@ -112,7 +112,7 @@ def _check_discount(discount: float, examples: Artifact) -> None:
 def _relabel(config: RelabellerConfig, examples: Artifact, outputs: Mapping[str, Path], context: Context) -> list[Tally]:
     """Writes all shards; returns what became of each, in their order."""
     shards = shard_files(examples, "train")
-    folder, results = outputs["examples"] / "Split-train", context.scratch / "results"
+    folder, results = outputs["relabelled"] / "Split-train", context.scratch / "results"
     shutil.rmtree(results, ignore_errors=True)
     for path in (folder, results):
         path.mkdir(parents=True)

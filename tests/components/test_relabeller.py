@@ -97,7 +97,7 @@ def _run(folder: Path, shop: tuple[Artifact, Artifact], config: RelabellerConfig
     outputs = {name: folder / name for name in RELABELLER.outputs}
     inputs = {"examples": shop[0], "vocabulary": shop[1]}
     properties = execute(config, inputs, outputs, toy.context(folder, **changes))
-    return toy.artifact(outputs["examples"], "Examples", properties["examples"]), {**properties}
+    return toy.artifact(outputs["relabelled"], "Examples", properties["relabelled"]), {**properties}
 
 
 def _records(examples: Artifact) -> list[tuple[str, Any]]:
@@ -217,14 +217,14 @@ def test_what_changed_is_stated(shop: tuple[Artifact, Artifact], q_model: Artifa
     assert 0 < told["replaced"] <= told["raised"]
     quantiles = {share: pair for share, *pair in told["quantiles"]}
     assert quantiles[0.5] == pytest.approx([np.quantile(values, 0.5, method="inverted_cdf") for values in (before, after)])
-    assert "returns raised" in RELABELLER.describe({"examples": told})
+    assert "returns raised" in RELABELLER.describe({"relabelled": told})
 
 
 def test_relabelling_that_is_off_makes_nothing(shop: tuple[Artifact, Artifact], tmp_path: Path):
     made, stated = _run(tmp_path, shop, RelabellerConfig())
-    assert stated["examples"] == {"relabelled": False}
+    assert stated["relabelled"] == {"relabelled": False}
     assert [path.name for name in RELABELLER.outputs for path in (tmp_path / name).iterdir()] == ["manifest.json"]
-    assert RELABELLER.describe({"examples": made.properties}) == "off"
+    assert RELABELLER.describe({"relabelled": made.properties}) == "off"
     assert not RELABELLER.looks_outside(RelabellerConfig(q_model="nowhere"))
     assert RELABELLER.external_state(RelabellerConfig(q_model="nowhere")) == {}
 

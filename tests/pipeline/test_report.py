@@ -143,7 +143,7 @@ def example_validator(anomalies: tuple[dict[str, Any], ...] = ()) -> Outputs:
 
 def relabeller(is_on: bool = False) -> Outputs:
     if not is_on:
-        return {"examples": ("Examples", {"relabelled": False}, {}), "q_function": ("Model", {}, {})}
+        return {"relabelled": ("Examples", {"relabelled": False}, {}), "q_function": ("Model", {}, {})}
     quantiles = [[0.0, 0.2, 0.2], [0.5, 1.0, 1.5], [1.0, 4.0, 5.0]]
     examples = {
         "relabelled": True,
@@ -162,7 +162,7 @@ def relabeller(is_on: bool = False) -> Outputs:
         "curve": [[share / 4, share, share + share / 4] for share in range(5)],
     }
     values = {"algorithm": {"name": "cql", "conservatism": 1.0, "discount": 1.0}}
-    return {"examples": ("Examples", examples, {}), "q_function": ("Model", values, {})}
+    return {"relabelled": ("Examples", examples, {}), "q_function": ("Model", values, {})}
 
 
 def trainer() -> Outputs:
