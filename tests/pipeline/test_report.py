@@ -458,7 +458,7 @@ def test_a_run_that_ended_early_has_no_verdict(make_run: MakeRun, tmp_path: Path
 def test_steps_show_status_time_and_what_they_say_of_themselves(make_run: MakeRun, tmp_path: Path) -> None:
     page = report(make_run(complete()), tmp_path)
     assert "trajectory_gen 10,000 rows, 37 quarantined, 7,948 events in 2,715 trajectories, 400 items executed 1.5 s" in page.text
-    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 15.0 s" in page.text
+    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 16.5 s" in page.text
     assert "1 executed, 9 cached 82.5 s" in page.text
 
 
@@ -540,7 +540,7 @@ def test_a_section_that_cannot_be_made_leaves_the_others(make_run: MakeRun, tmp_
     steps = complete()
     del steps["trajectory_gen"]["examples"][1]["splits"]["train"]["role_events"]
     result = make_run(steps)
-    (result.steps[5].outputs["model_run"].path / "history.json").unlink()
+    (result.steps[6].outputs["model_run"].path / "history.json").unlink()
     page = report(result, tmp_path)
     assert "could not be made: training: FileNotFoundError" in page.text
     assert "could not be made: splits: UndefinedError" in page.text
