@@ -139,11 +139,11 @@ def _as_attributes(algorithm: Algorithm) -> dict[str, Any]:
     return {path.replace("/", "."): variable for path, variable in algorithm.named_variables().items()}
 
 
-def load_model(artifact: Artifact, seed: int = 0) -> LoadedModel:
-    """Builds the model of an artifact and reads its weights.
+def read_model_config(artifact: Artifact) -> tuple[ModelConfig, pa.Table]:
+    """What the model of an artifact is, and its vocabulary.
 
     Raises:
-        ArtifactError: The artifact is no model, or its weights do not fit.
+        ArtifactError: The artifact is no model.
     """
     path = artifact.path / MODEL_FILE
     if not path.is_file():
@@ -151,7 +151,16 @@ def load_model(artifact: Artifact, seed: int = 0) -> LoadedModel:
     config = decode(ModelConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
     if not (artifact.path / ITEMS_FILE).is_file():
         raise ArtifactError(f"{artifact.path}: not a model, it has no {ITEMS_FILE}")
-    vocabulary = pq.read_table(artifact.path / ITEMS_FILE).combine_chunks()
+    return config, pq.read_table(artifact.path / ITEMS_FILE).combine_chunks()
+
+
+def load_model(artifact: Artifact, seed: int = 0) -> LoadedModel:
+    """Builds the model of an artifact and reads its weights.
+
+    Raises:
+        ArtifactError: The artifact is no model, or its weights do not fit.
+    """
+    config, vocabulary = read_model_config(artifact)
     algorithm = build_model(config, vocabulary, seed)
     read_weights(algorithm, artifact.path / WEIGHTS)
     return LoadedModel(algorithm, config, vocabulary)

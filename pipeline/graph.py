@@ -80,8 +80,15 @@ GRAPH: tuple[Step, ...] = (
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
     ),
     _step(
+        "relabeller",
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+        anomalies=FromStep("example_validator", "anomalies"),
+    ),
+    _step(
         "trainer",
         examples=FromStep("trajectory_gen", "examples"),
+        relabelled=FromStep("relabeller", "relabelled"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
         neighbours=FromStep("neighbour_gen", "neighbours"),
         anomalies=FromStep("example_validator", "anomalies"),

@@ -168,6 +168,22 @@ def _quantile(counts: Sequence[int], share: float) -> int:
     return next(number for number in range(len(counts)) if sum(counts[: number + 1]) >= share * sum(counts))
 
 
+def _relabelling(result: RunResult) -> Section | None:
+    """What became of the returns; nothing where they are as logged."""
+    examples, values = _properties(result, "relabeller", "relabelled"), _properties(result, "relabeller", "q_function")
+    if examples is None or not examples["relabelled"] or values is None:
+        return None
+    axis, number = Axis("share of the events, %", percent=True), Axis("return", from_zero=True)
+    figures = []
+    for place, caption in ((1, "Returns as logged"), (2, "Returns relabelled")):
+        title = f"{caption}: what this share of the events does not exceed"
+        figures.append((title, charts.line_chart(title, [(row[0], row[place]) for row in examples["curve"]], axis, number)))
+    pairs = dict.fromkeys((row[1], row[2]) for row in examples["curve"])
+    title = "Quantiles of the relabelled returns by those of the logged ones"
+    figures.append((title, charts.line_chart(title, list(pairs), Axis("return as logged"), Axis("return relabelled"))))
+    return {"found": examples, "q_function": values, "figures": figures}
+
+
 def _training(result: RunResult) -> Section | None:
     artifact, model = result.output("trainer", "model_run"), _properties(result, "trainer", "model")
     if artifact is None or model is None:
@@ -352,6 +368,7 @@ SECTIONS: dict[str, Callable[[RunResult], Section | None]] = {
     "steps": _steps,
     "rows": _rows,
     "splits": _splits,
+    "relabelling": _relabelling,
     "training": _training,
     "tuning": _tuning,
     "evaluation": _evaluation,

@@ -106,6 +106,19 @@ class ValueRanking(Algorithm):
         own += tf.reduce_mean(values.bonus, axis=-1, keepdims=True) * sum_by_item(history, values.copy_weights)
         return CatalogueScores(logits, tf.zeros_like(own[:, :1]), history, own, num_falling=tf.shape(history)[1])
 
+    def state_values(self, item_id: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """V(s) = max_a Q(s, a) over the whole catalogue.
+
+        Args:
+            item_id: [B, T] int32 events, padded on the right.
+            mask: [B, T+1] True for the M states that are wanted; state t comes before event t, state T after the last.
+
+        Returns:
+            [M] float32 in the order of rows and steps.
+        """
+        states, history = self.evaluation_states(item_id, mask)
+        return self.rank(states, history, 1, head="values").score[:, 0]
+
 
 class ValueAlgorithm(ValueRanking, TargetedAlgorithm):
     """Base of the algorithms that learn item values beside or instead of a policy.

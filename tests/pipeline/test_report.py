@@ -141,6 +141,30 @@ def example_validator(anomalies: tuple[dict[str, Any], ...] = ()) -> Outputs:
     return {"anomalies": ("ExampleAnomalies", {**properties, "blessed": 0 if anomalies else 1}, {})}
 
 
+def relabeller(is_on: bool = False) -> Outputs:
+    if not is_on:
+        return {"relabelled": ("Examples", {"relabelled": False}, {}), "q_function": ("Model", {}, {})}
+    quantiles = [[0.0, 0.2, 0.2], [0.5, 1.0, 1.5], [1.0, 4.0, 5.0]]
+    examples = {
+        "relabelled": True,
+        "discount": 1.0,
+        "events": 6_000,
+        "raised": 2_400,
+        "raised_share": 0.4,
+        "with_next_state": 4_800,
+        "replaced": 1_200,
+        "replaced_share": 0.25,
+        "mean": [1.25, 1.75],
+        "mean_raise_of_raised": 1.25,
+        "greatest": [4.0, 5.0],
+        "value": [0.1, 3.5],
+        "quantiles": quantiles,
+        "curve": [[share / 4, share, share + share / 4] for share in range(5)],
+    }
+    values = {"algorithm": {"name": "cql", "conservatism": 1.0, "discount": 1.0}}
+    return {"relabelled": ("Examples", examples, {}), "q_function": ("Model", values, {})}
+
+
 def trainer() -> Outputs:
     model = {
         "algorithm": {"name": "sqn", "discount": 0.5},
@@ -275,6 +299,7 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "schema_gen": {"schema": ("Schema", {"features": ["item_id"]}, {})},
         "example_validator": example_validator(),
         "neighbour_gen": {"neighbours": ("Neighbours", {"records": 7_000, "pairs": 12, "items_with_neighbours": 5, "num_items": 11}, {})},
+        "relabeller": relabeller(),
         "trainer": trainer(),
         "online_tuner": online_tuner(tuned=blessed),
         "evaluator": evaluator(blessed),
@@ -381,6 +406,23 @@ def test_what_stands_in_the_logs_stays_text(make_run: MakeRun, tmp_path: Path) -
     assert "<script" not in page.source
     assert "\x1b" not in page.source
     assert "view␛[31m" in page.text
+
+
+def test_relabelled_returns_are_shown_beside_the_logged_ones(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete() | {"relabeller": relabeller(is_on=True)}), tmp_path)
+    assert "raised 2,400 of 6,000 returns (40.0 %)" in page.text
+    assert "replaced by a value 1,200 of 4,800 events that have a next state (25.0 %)" in page.text
+    assert "mean return 1.75, was 1.25" in page.text
+    assert "as logged 0.2000 1.0000 4.0000 relabelled 0.2000 1.5000 5.0000" in page.text
+    assert "Quantiles of the relabelled returns by those of the logged ones" in page.text
+    assert "could not be made" not in page.text
+    assert "relabelling" in page.ids()
+
+
+def test_returns_as_logged_have_no_section(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    assert "relabelling" not in page.ids()
+    assert "relabeller off cached" in page.text or "relabeller off executed" in page.text
 
 
 def test_quarantine_shows_reasons_and_samples(make_run: MakeRun, tmp_path: Path) -> None:
@@ -526,7 +568,7 @@ def test_a_section_that_cannot_be_made_leaves_the_others(make_run: MakeRun, tmp_
     steps = complete()
     del steps["trajectory_gen"]["examples"][1]["splits"]["train"]["role_events"]
     result = make_run(steps)
-    (result.steps[5].outputs["model_run"].path / "history.json").unlink()
+    (result.steps[6].outputs["model_run"].path / "history.json").unlink()
     page = report(result, tmp_path)
     assert "could not be made: training: FileNotFoundError" in page.text
     assert "could not be made: splits: UndefinedError" in page.text
