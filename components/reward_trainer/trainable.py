@@ -12,6 +12,7 @@ from components.reward_trainer.measuring import measure, part_of_eval
 from components.trainer.config import TrainingConfig
 from components.trainer.loop import make_optimizer
 from components.trainer.step import TrainStep
+from components.trajectory_io import Window
 from models.batch import TrajectoryBatch
 from models.learner import Learner
 from models.module import Module
@@ -43,6 +44,9 @@ class TrainableRewards:
 
     def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
         self._estimator.adapt(batches)
+
+    def window(self, relabelled: Artifact) -> Window | None:
+        return None
 
     def validate(self, examples: Artifact, context: Context) -> dict[str, float]:
         return measure(self._estimator, part_of_eval(examples, "fitting"), self._most_events).metrics()

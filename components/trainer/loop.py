@@ -23,8 +23,9 @@ from components.trainer.config import TrainerConfig, TrainingConfig
 from components.trainer.rewards import EstimatedRewards, estimated_rewards
 from components.trainer.step import TrainStep
 from components.trainer.trainee import Trainee
-from components.trajectory_io import Transitions, epoch_batches, ordered_batches, shard_files
+from components.trajectory_io import Transitions, Window, epoch_batches, ordered_batches, shard_files
 from models.algorithms.base import Algorithm
+from models.algorithms.sequence_model import SequenceConfig
 from models.batch import TrajectoryBatch
 from models.co_visitation import Neighbours
 from models.frameworks import keras, tf
@@ -34,6 +35,7 @@ from models.metrics.ranking import MAX_RANK, beyond_accuracy, sum_by_session
 from models.module import Module
 from models.optimizers import LazyAdam
 from models.serving import RankedPolicy
+from schemas.config import ConfigError
 
 _XLA_STEP_MULTIPLE = 8
 _LOG_EVERY_SECONDS = 2.0
@@ -109,9 +111,21 @@ class Trainable:
         else:
             self.algorithm.adapt(batches)
 
+    def window(self, relabelled: Artifact) -> Window | None:
+        algorithm = self._config.algorithm
+        if not isinstance(algorithm, SequenceConfig):
+            # Other policies look at one return at a time.
+            if self.algorithm.is_return_conditioned:
+                raise ConfigError(f"trainer.algorithm: {self.algorithm.config_class.__name__} cannot be trained on relabelled returns")
+            return None
+        theirs, mine = relabelled.properties["discount"], algorithm.return_discount
+        if theirs != mine:
+            raise ConfigError(f"trainer.algorithm.return_discount is {mine:g}, the returns were relabelled with a discount of {theirs:g}")
+        return Window(algorithm.context_length, mine)
+
     def validate(self, examples: Artifact, context: Context) -> dict[str, float]:
         protocol = Protocol(max_states=self._config.early_stopping.max_states)
-        ranked = rank_model(self.ranked.rank, self.model.vocabulary, examples, "eval", protocol, context)
+        ranked = rank_model(self.ranked, self.model.vocabulary, examples, "eval", protocol, context)
         # What everybody is shown says early that a policy collapses, while accuracy still holds.
         return {**sum_by_session(ranked).values(), **beyond_accuracy(ranked, self.algorithm.catalogue.num_items)}
 
@@ -230,18 +244,28 @@ class TrainingLoop:
         examples: On what.
         context: Scratch folder and progress.
         logs: Folder of TensorBoard's event files.
+        relabelled: Trajectories to train on in place of the train split of `examples`; what is measured stays as it was logged.
     """
 
-    def __init__(self, trainee: Trainee, config: TrainingConfig, examples: Artifact, context: Context, logs: Path):
+    def __init__(
+        self,
+        trainee: Trainee,
+        config: TrainingConfig,
+        examples: Artifact,
+        context: Context,
+        logs: Path,
+        relabelled: Artifact | None = None,
+    ):
         self._trainee = trainee
         self._learner = trainee.learner
         self._config = config
         self._examples = examples
         self._context = context
         self._step = trainee.step
-        self._files = shard_files(examples, "train")
+        self._files = shard_files(relabelled or examples, "train")
+        self._window = trainee.window(relabelled) if relabelled is not None else None
         self._transitions = Transitions(self._files, trainee.context_steps) if self._learner.transitions else None
-        self._records = examples.properties["splits"]["train"]["trajectories"] if self._transitions is None else len(self._transitions)
+        self._unit, self._amount = self._size_of_a_pass()
         self._best = context.scratch / "best"
         self._writers = {name: tf.summary.create_file_writer(str(logs / name)) for name in ("train", "validation")}
         # The state travels inside the checkpoint, so that the two cannot part.
@@ -264,9 +288,8 @@ class TrainingLoop:
         config, state = self._config, self.state
         if state.step == 0:
             self._trainee.adapt(ordered_batches(self._files, config.batch_size))
-        unit = "sessions" if self._transitions is None else "transitions"
-        with self._context.progress.task("train", self._records * config.max_epochs, unit) as task:
-            task.advance(state.epoch * self._records + min(state.batch * config.batch_size, self._records))
+        with self._context.progress.task("train", self._amount * config.max_epochs, self._unit) as task:
+            task.advance(state.epoch * self._amount + min(state.batch * config.batch_size, self._amount))
             try:
                 while state.stopped is None:
                     self._epoch(task)
@@ -280,13 +303,22 @@ class TrainingLoop:
             writer.close()
         return state
 
+    def _size_of_a_pass(self) -> tuple[str, int]:
+        """What progress counts, and how many of it a pass has."""
+        split = self._examples.properties["splits"]["train"]
+        if self._transitions is not None:
+            return "transitions", len(self._transitions)
+        # A session has several windows, but every event is a target of one.
+        return ("events", split["events"]) if self._window is not None else ("sessions", split["trajectories"])
+
     def _epoch(self, task: Any) -> None:
         config, state = self._config, self.state
         round_steps = _XLA_STEP_MULTIPLE if config.xla else 1
         if self._transitions is not None:
             iterator = self._transitions.batches(config.batch_size, config.seed, state.epoch, state.batch)
         else:
-            iterator = iter(epoch_batches(self._files, config.batch_size, config.seed, state.epoch, round_steps).skip(state.batch))
+            batches = epoch_batches(self._files, config.batch_size, config.seed, state.epoch, round_steps, self._window)
+            iterator = iter(batches.skip(state.batch))
         meter = _Meter()
         while config.max_steps is None or state.step < config.max_steps:
             begun = time.monotonic()
@@ -309,7 +341,8 @@ class TrainingLoop:
             if meter.elapsed() > _LOG_EVERY_SECONDS:
                 self._log(meter)
                 meter = _Meter()
-            task.advance(int(batch.item_id.shape[0]), f"epoch {state.epoch + 1}, loss {sum(values.values()):.3f}")
+            done = batch.item_id.shape[0] if self._window is None else tf.reduce_sum(batch.length - batch.num_context)
+            task.advance(int(done), f"epoch {state.epoch + 1}, loss {sum(values.values()):.3f}")
             if time.monotonic() - self._saved_at > config.checkpoint_every_seconds:
                 self._save()
         if meter.batches:

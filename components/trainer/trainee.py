@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from components.artifacts import Artifact
 from components.base import Context
+from components.trajectory_io import Window
 from models.batch import TrajectoryBatch
 from models.learner import Learner
 from models.module import Module
@@ -35,6 +36,9 @@ class Trainee(Protocol):
 
     def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
         """See `Learner.adapt`."""
+
+    def window(self, relabelled: Artifact) -> Window | None:
+        """How sessions with relabelled returns are cut; None leaves them whole."""
 
     def validate(self, examples: Artifact, context: Context) -> dict[str, float]:
         """Metrics after an epoch."""
