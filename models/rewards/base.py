@@ -151,7 +151,7 @@ class RewardEstimator(Learner):
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         mask = tf.cast(batch.is_target(), tf.float32)
         outputs = self._outputs(Features(batch.item_id, batch.feedback), batch.item_id, self._steps_of(batch.item_id), training)
-        loss = tf.reduce_mean(self.outcome.loss(outputs, batch), axis=0)
+        loss = tf.reduce_mean(self.outcome.loss(outputs, self.outcome.label(batch.reward, batch.feedback)), axis=0)
         return StepLosses({self.outcome.loss_name: loss}, mask)
 
     # === Estimates ===
@@ -191,6 +191,11 @@ class RewardEstimator(Learner):
         """
         outputs = self._outputs(features, item[:, None], length[:, None], False)
         return self.outcome.predict(outputs[:, :, 0])
+
+    def pair_losses(self, features: Features, length: tf.Tensor, item: tf.Tensor, label: tf.Tensor, training: bool) -> tf.Tensor:
+        """[B] losses of one item after each of B histories, of which labels [B] say what came; see `pairs` and `Outcome.label`."""
+        outputs = self._outputs(features, item[:, None], length[:, None], training)
+        return tf.reduce_mean(self.outcome.loss(outputs[:, :, 0], label), axis=0)
 
     def _outputs(self, features: Features, item: tf.Tensor, step: tf.Tensor, training: bool) -> tf.Tensor:
         """[M, B, P, C] of items [B, P] in the states before steps [B, P]."""

@@ -60,12 +60,12 @@ class Outcome(Module, ABC):
     def __init__(self, config: EstimatorConfig): ...
 
     @abstractmethod
-    def label(self, batch: TrajectoryBatch) -> tf.Tensor:
-        """[B, T] what happened: int32 classes, or the reward."""
+    def label(self, reward: tf.Tensor, feedback: tf.Tensor) -> tf.Tensor:
+        """[...] what happened, from rewards and roles [...]: int32 classes, or the reward."""
 
     @abstractmethod
-    def loss(self, outputs: tf.Tensor, batch: TrajectoryBatch) -> tf.Tensor:
-        """[M, B, T] loss of every step from outputs [M, B, T, C]."""
+    def loss(self, outputs: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        """[M, ...] loss of outputs [M, ..., C] that should have said labels [...]."""
 
     @abstractmethod
     def predict(self, outputs: tf.Tensor) -> Prediction:
@@ -116,9 +116,9 @@ class Classes(Outcome):
         """[..., K-1] -> [..., K]; that of the first class is 0."""
         return tf.concat([tf.zeros_like(outputs[..., :1]), outputs], axis=-1)
 
-    def loss(self, outputs: tf.Tensor, batch: TrajectoryBatch) -> tf.Tensor:
+    def loss(self, outputs: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         logits = self.logits(outputs)
-        label = tf.broadcast_to(self.label(batch), tf.shape(logits)[:-1])
+        label = tf.broadcast_to(label, tf.shape(logits)[:-1])
         return tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
 
     def predict(self, outputs: tf.Tensor) -> Prediction:
@@ -140,7 +140,7 @@ class Classes(Outcome):
         for batch, outputs in batches:
             inside = np.asarray(batch.is_target())
             logits.append(np.asarray(self.logits(outputs), np.float64)[:, inside])
-            labels.append(np.asarray(self.label(batch), np.int64)[inside])
+            labels.append(np.asarray(self.label(batch.reward, batch.feedback), np.int64)[inside])
         if not sum(map(len, labels)):
             return
         found, label = np.concatenate(logits, axis=1), np.concatenate(labels)
@@ -162,7 +162,7 @@ class Classes(Outcome):
     def fit(self, batches: Iterable[TrajectoryBatch]) -> None:
         sums = np.zeros((3, self.num_classes))
         for batch in batches:
-            label, reward = _targets(batch, self.label(batch)), _targets(batch, batch.reward)
+            label, reward = _targets(batch, self.label(batch.reward, batch.feedback)), _targets(batch, batch.reward)
             for row, values in enumerate((np.ones_like(reward), reward, reward**2)):
                 sums[row] += np.bincount(label, weights=values, minlength=self.num_classes)
         if sums[0].sum():
@@ -179,8 +179,8 @@ class Binary(Classes):
         super().__init__(config)
         self._threshold = config.threshold
 
-    def label(self, batch: TrajectoryBatch) -> tf.Tensor:
-        return tf.cast(batch.reward > self._threshold, tf.int32)
+    def label(self, reward: tf.Tensor, feedback: tf.Tensor) -> tf.Tensor:
+        return tf.cast(reward > self._threshold, tf.int32)
 
 
 class Role(Classes):
@@ -188,8 +188,8 @@ class Role(Classes):
 
     num_classes = len(FEEDBACK_ROLES)
 
-    def label(self, batch: TrajectoryBatch) -> tf.Tensor:
-        return batch.feedback
+    def label(self, reward: tf.Tensor, feedback: tf.Tensor) -> tf.Tensor:
+        return feedback
 
 
 class Continuous(Outcome):
@@ -207,11 +207,11 @@ class Continuous(Outcome):
         self.shift = tf.Variable([0.0], dtype=tf.float32, trainable=False)
         self.scale = tf.Variable([1.0], dtype=tf.float32, trainable=False)
 
-    def label(self, batch: TrajectoryBatch) -> tf.Tensor:
-        return batch.reward
+    def label(self, reward: tf.Tensor, feedback: tf.Tensor) -> tf.Tensor:
+        return reward
 
-    def loss(self, outputs: tf.Tensor, batch: TrajectoryBatch) -> tf.Tensor:
-        error = tf.square(outputs[..., 0] - (batch.reward - self.shift) / self.scale)
+    def loss(self, outputs: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+        error = tf.square(outputs[..., 0] - (label - self.shift) / self.scale)
         if not self._has_variance:
             return 0.5 * error
         log_variance = self._log_variance(outputs)
