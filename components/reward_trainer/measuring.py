@@ -81,7 +81,10 @@ def measure(estimator: RewardEstimator, batches: Iterable[TrajectoryBatch], most
         found = predict(batch)
         rewards = rewards.merge(RewardSums.of(np.asarray(found.mean)[inside], np.asarray(batch.reward)[inside], low, high))
         if estimator.outcome.num_classes and inside.any():
-            probability, label = np.asarray(found.probability)[inside], np.asarray(estimator.outcome.label(batch.reward, batch.feedback))[inside]
+            probability, label = (
+                np.asarray(found.probability)[inside],
+                np.asarray(estimator.outcome.label(batch.reward, batch.feedback))[inside],
+            )
             bucket = buckets[np.asarray(batch.item_id)[inside]]
             last = estimator.outcome.num_classes - 1
             here = {"": Calibration.of(probability[:, last], label == last)}
