@@ -172,11 +172,19 @@ class RewardEstimator(Learner):
         Returns:
             [B, T, A].
         """
+        return self.outcome.predict(self._candidate_outputs(batch, items, user, False))
+
+    def candidate_losses(self, batch: TrajectoryBatch, items: tf.Tensor, label: tf.Tensor, training: bool) -> tf.Tensor:
+        """[B, T, A] losses of other items in the place of every event, of which labels [B, T, A] say what came; see `candidates`."""
+        return tf.reduce_mean(self.outcome.loss(self._candidate_outputs(batch, items, None, training), label), axis=0)
+
+    def _candidate_outputs(self, batch: TrajectoryBatch, items: tf.Tensor, user: tf.Tensor | None, training: bool) -> tf.Tensor:
+        """[M, B, T, A, C]."""
         shape = tf.shape(items)
         steps = tf.repeat(self._steps_of(batch.item_id), shape[2], axis=1)
         features = Features(batch.item_id, batch.feedback, user)
-        outputs = self._outputs(features, tf.reshape(items, [shape[0], shape[1] * shape[2]]), steps, False)
-        return self.outcome.predict(tf.reshape(outputs, tf.concat([tf.shape(outputs)[:1], shape, tf.shape(outputs)[3:]], axis=0)))
+        outputs = self._outputs(features, tf.reshape(items, [shape[0], shape[1] * shape[2]]), steps, training)
+        return tf.reshape(outputs, tf.concat([tf.shape(outputs)[:1], shape, tf.shape(outputs)[3:]], axis=0))
 
     def pairs(self, features: Features, length: tf.Tensor, item: tf.Tensor) -> Prediction:
         """Rewards of one item after each of B histories.
