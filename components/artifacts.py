@@ -23,6 +23,7 @@ ArtifactType = Literal[
     "Schema",
     "ExampleAnomalies",
     "RewardModel",
+    "UserModel",
     "Model",
     "ModelRun",
     "ModelEvaluation",

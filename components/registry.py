@@ -14,6 +14,7 @@ from components.schema_gen.component import SCHEMA_GEN
 from components.statistics_gen.component import STATISTICS_GEN
 from components.trainer.component import TRAINER
 from components.trajectory_gen.component import TRAJECTORY_GEN
+from components.user_model_trainer.component import USER_MODEL_TRAINER
 from schemas.registry import Registry
 
 COMPONENTS: Registry[Component] = Registry(
@@ -25,6 +26,7 @@ COMPONENTS: Registry[Component] = Registry(
         "example_validator": EXAMPLE_VALIDATOR,
         "neighbour_gen": NEIGHBOUR_GEN,
         "reward_trainer": REWARD_TRAINER,
+        "user_model_trainer": USER_MODEL_TRAINER,
         "relabeller": RELABELLER,
         "trainer": TRAINER,
         "online_tuner": ONLINE_TUNER,

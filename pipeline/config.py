@@ -18,6 +18,7 @@ from components.schema_gen.config import SchemaGenConfig
 from components.statistics_gen.config import StatisticsGenConfig
 from components.trainer.config import TrainerConfig
 from components.trajectory_gen.config import TrajectoryGenConfig
+from components.user_model_trainer.config import UserModelTrainerConfig
 from schemas.config import Config
 
 
@@ -46,6 +47,7 @@ class PipelineConfig(Config):
     example_validator: ExampleValidatorConfig = ExampleValidatorConfig()
     neighbour_gen: NeighbourGenConfig = NeighbourGenConfig()
     reward_trainer: RewardTrainerConfig = RewardTrainerConfig()
+    user_model_trainer: UserModelTrainerConfig = UserModelTrainerConfig()
     relabeller: RelabellerConfig = RelabellerConfig()
     trainer: TrainerConfig = TrainerConfig()
     online_tuner: OnlineTunerConfig = OnlineTunerConfig()

@@ -86,6 +86,13 @@ GRAPH: tuple[Step, ...] = (
         anomalies=FromStep("example_validator", "anomalies"),
     ),
     _step(
+        "user_model_trainer",
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+        neighbours=FromStep("neighbour_gen", "neighbours"),
+        anomalies=FromStep("example_validator", "anomalies"),
+    ),
+    _step(
         "relabeller",
         examples=FromStep("trajectory_gen", "examples"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
@@ -98,6 +105,7 @@ GRAPH: tuple[Step, ...] = (
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
         neighbours=FromStep("neighbour_gen", "neighbours"),
         reward_model=FromStep("reward_trainer", "reward_model"),
+        user_model=FromStep("user_model_trainer", "user_model"),
         anomalies=FromStep("example_validator", "anomalies"),
         base_model=FromHistory("evaluator", "model", blessed_only=True, only_if=("warm_start_from", "latest_blessed")),
     ),

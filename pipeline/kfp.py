@@ -22,6 +22,7 @@ ARTIFACT_CLASSES: Mapping[str, str] = {
     "Examples": "Dataset",
     "Model": "Model",
     "RewardModel": "Model",
+    "UserModel": "Model",
     "ServingModel": "Model",
     "PushedModel": "Model",
     "ModelEvaluation": "Metrics",

@@ -191,6 +191,27 @@ def _rewards(result: RunResult) -> Section | None:
     return {"model": model, "rows": rows, "figures": figures, "tiles": []}
 
 
+_USER_METRICS = ("explained", "calibration_error", "bias", "leaving/auc", "leaving/log_loss", "leaving/calibration_error")
+
+
+def _users(result: RunResult) -> Section | None:
+    """The user model: what it explains, how far it can be believed, and the verdict."""
+    artifact = result.output("user_model_trainer", "user_model")
+    if artifact is None or not artifact.properties["enabled"]:
+        return None
+    model, measured = artifact.properties, _read_json(artifact, METRICS_FILE)
+    axes = {
+        "reward": (Axis("predicted reward"), Axis("earned reward")),
+        "leaving": (Axis("predicted probability"), Axis("observed share")),
+    }
+    figures = []
+    for name, curve in measured["curves"].items():
+        caption = {"reward": "Reliability: reward in the user model", "leaving": "Reliability: an event is its session's last"}[name]
+        figures.append((caption, charts.reliability_chart(caption, curve, *axes[name])))
+    rows = [(name, measured["metrics"][name]) for name in _USER_METRICS if name in measured["metrics"]]
+    return {"model": model, "rows": rows, "figures": figures, "tiles": []}
+
+
 def _relabelling(result: RunResult) -> Section | None:
     """What became of the returns; nothing where they are as logged."""
     examples, values = _properties(result, "relabeller", "relabelled"), _properties(result, "relabeller", "q_function")
@@ -392,6 +413,7 @@ SECTIONS: dict[str, Callable[[RunResult], Section | None]] = {
     "rows": _rows,
     "splits": _splits,
     "rewards": _rewards,
+    "users": _users,
     "relabelling": _relabelling,
     "training": _training,
     "tuning": _tuning,

@@ -42,6 +42,8 @@ LIGHT_MODELS = {
         "models.rewards.registry",
         "models.rewards.din",
         "models.simulators",
+        "models.user_model.model",
+        "models.user_model.imagination",
     ),
     "base.py": ("models.frameworks",),
 }

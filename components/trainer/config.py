@@ -9,6 +9,7 @@ from models.algorithms.registry import AnyAlgorithm
 from models.algorithms.sqn import SQNConfig
 from models.rewards.din import DINConfig
 from models.rewards.registry import AnyEstimator
+from models.user_model.imagination import ImaginationConfig
 from schemas.config import Config
 
 
@@ -81,5 +82,7 @@ class TrainerConfig(TrainingConfig):
     """The networks."""
     reward: RewardSourceConfig = RewardSourceConfig()
     """The rewards that are learned from."""
+    imagination: ImaginationConfig | None = None
+    """Short roll-outs of the model of `user_model_trainer` in every batch, for algorithms that learn values; such as {share: 0.2}."""
     warm_start_from: str | None = None
     """Start from an earlier model: a model artifact's folder, or `latest_blessed`. Items are matched by name."""

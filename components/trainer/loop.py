@@ -20,6 +20,7 @@ from components.base import ComponentError, Context
 from components.evaluation import Protocol, rank_model
 from components.model_io import LoadedModel, ModelConfig, build_model, read_weights, write_weights
 from components.trainer.config import TrainerConfig, TrainingConfig
+from components.trainer.imagination import ImaginedStep, imagination_of
 from components.trainer.rewards import EstimatedRewards, estimated_rewards
 from components.trainer.step import TrainStep
 from components.trainer.trainee import Trainee
@@ -35,6 +36,7 @@ from models.metrics.ranking import MAX_RANK, beyond_accuracy, sum_by_session
 from models.module import Module
 from models.optimizers import LazyAdam
 from models.serving import RankedPolicy
+from models.user_model.imagination import Imagination
 from schemas.config import ConfigError
 
 _XLA_STEP_MULTIPLE = 8
@@ -76,16 +78,25 @@ class Trainable:
         model: What is trained; its variables exist.
         config: How.
         rewards: Where its rewards come from; None for the logs.
+        imagination: What it learns from beside the logs; None for nothing.
     """
 
     section = "trainer"
 
-    def __init__(self, model: LoadedModel, config: TrainerConfig, rewards: EstimatedRewards | None = None):
+    def __init__(
+        self,
+        model: LoadedModel,
+        config: TrainerConfig,
+        rewards: EstimatedRewards | None = None,
+        imagination: Imagination | None = None,
+    ):
         self.model = model
         self._config = config
         self._rewards = rewards
         held = rewards.held(model.algorithm) if rewards else ()
-        step = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla, held)
+        step: Any = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla, held)
+        if imagination is not None:
+            step = ImaginedStep(imagination, model.algorithm, step)
         self.step: Any = rewards.around(step, partial(make_optimizer, config)) if rewards else step
         self.ranked = RankedPolicy(model.algorithm, MAX_RANK)
 
@@ -155,13 +166,23 @@ class SeedSeries:
         examples: The trajectories.
         seeds: What is trained from; at least one.
         neighbours: Those of the items, for models that mix them in.
+        reward_model: What `reward_trainer` made, for `reward.source: pretrained`.
+        user_model: What `user_model_trainer` made, for `imagination`.
     """
 
     def __init__(
-        self, config: TrainerConfig, vocabulary: pa.Table, examples: Artifact, seeds: Sequence[int], neighbours: Neighbours | None = None
+        self,
+        config: TrainerConfig,
+        vocabulary: pa.Table,
+        examples: Artifact,
+        seeds: Sequence[int],
+        neighbours: Neighbours | None = None,
+        reward_model: Artifact | None = None,
+        user_model: Artifact | None = None,
     ):
         self._config = config
         self._neighbours = neighbours
+        self._reward_model = reward_model
         self._vocabulary = vocabulary
         self._examples = examples
         max_steps = int(examples.properties["max_length"])
@@ -170,7 +191,9 @@ class SeedSeries:
         self._starts = {seeds[0]: _start_of(algorithm, rewards)}
         for seed in seeds[1:]:
             self._starts[seed] = _start_of(*self._build(seed))
-        self._trainable = Trainable(LoadedModel(algorithm, self._model_config, self._vocabulary), self._config, rewards)
+        self._imagination = imagination_of(config, algorithm, vocabulary, examples, user_model)
+        model = LoadedModel(algorithm, self._model_config, self._vocabulary)
+        self._trainable = Trainable(model, self._config, rewards, self._imagination)
 
     @contextmanager
     def training(self, seed: int) -> Iterator[Trainable]:
@@ -183,6 +206,8 @@ class SeedSeries:
                     variable.assign(value)
                 for generator, state in zip(module.random_generators(), start.generators, strict=True):
                     generator.reset(state)
+            if self._imagination is not None:
+                self._imagination.reseed(seed)
             for optimizer in self._trainable.step.optimizers.values():
                 for variable in optimizer.variables:
                     variable.assign(tf.zeros_like(variable))
@@ -191,7 +216,8 @@ class SeedSeries:
     def _build(self, seed: int) -> tuple[Algorithm, EstimatedRewards | None]:
         with frameworks(self._config.model_copy(update={"seed": seed})):
             algorithm = build_model(self._model_config, self._vocabulary, seed, self._neighbours)
-            return algorithm, estimated_rewards(self._config.reward, algorithm, self._vocabulary, self._examples, seed)
+            rewards = estimated_rewards(self._config.reward, algorithm, self._vocabulary, self._examples, seed, self._reward_model)
+            return algorithm, rewards
 
 
 def _start_of(algorithm: Algorithm, rewards: EstimatedRewards | None) -> list[_Start]:

@@ -9,7 +9,7 @@ from components.artifacts import Artifact
 from components.base import ComponentError
 from components.reward_io import load_reward_model
 from components.trainer.config import RewardSourceConfig
-from components.trainer.step import TrainStep
+from components.trainer.step import StepResult, TrainStep
 from components.trajectory_gen.vocabulary import ITEM
 from models.algorithms.base import Algorithm
 from models.batch import TrajectoryBatch
@@ -66,8 +66,8 @@ class EstimatedRewards:
         else:
             algorithm.adapt(map(self.replaced, batches))
 
-    def around(self, step: TrainStep, make_optimizer: Callable[[float | None], Any]) -> StabilisedStep:
-        """The algorithm's step with this in front of it."""
+    def around(self, step: Any, make_optimizer: Callable[[float | None], Any]) -> StabilisedStep:
+        """The algorithm's step, a `TrainStep` or what is called like one, with this in front of it."""
         own = TrainStep(self.estimator, lambda _: make_optimizer(self._config.learning_rate), xla=False) if self.learns else None
         return StabilisedStep(self, step, own)
 
@@ -84,7 +84,7 @@ class StabilisedStep:
         Zhang et al. (2023), arXiv 2308.13246, for the order: the expectation is made before the estimator has seen the batch.
     """
 
-    def __init__(self, rewards: EstimatedRewards, of_algorithm: TrainStep, of_estimator: TrainStep | None):
+    def __init__(self, rewards: EstimatedRewards, of_algorithm: Any, of_estimator: TrainStep | None):
         self._replace = tf.function(rewards.replaced, autograph=False, reduce_retracing=True)
         self._of_algorithm = of_algorithm
         self._of_estimator = of_estimator
@@ -95,7 +95,7 @@ class StabilisedStep:
         own = {f"{REWARD_LOSS}{name}": each for name, each in self._of_estimator.optimizers.items()} if self._of_estimator else {}
         return {**self._of_algorithm.optimizers, **own}
 
-    def __call__(self, batch: TrajectoryBatch, step: int) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], tf.Tensor]:
+    def __call__(self, batch: TrajectoryBatch, step: int) -> StepResult:
         """See `TrainStep`."""
         expected = TrajectoryBatch(*self._replace(batch))
         supervised = self._of_estimator(batch, step)[0] if self._of_estimator else {}

@@ -11,6 +11,8 @@ from models.learner import Learner, Phase
 
 Optimizer = Any
 """A `keras.optimizers.Optimizer`; the type lives in a package that is imported late."""
+StepResult = tuple[dict[str, Any], dict[str, Any], Any]
+"""Parts of the loss, health numbers and number of targets, as tensors."""
 
 
 class TrainStep:
@@ -44,26 +46,35 @@ class TrainStep:
                 self.optimizers[phase.optimizer].build(variables)
             self._updates[phase.name] = _update(learner, phase, variables, self.optimizers[phase.optimizer], xla)
 
-    def __call__(self, batch: TrajectoryBatch, step: int) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], tf.Tensor]:
-        """Updates the weights; returns the parts of the loss, the health numbers and the number of targets."""
+    def __call__(self, batch: TrajectoryBatch, step: int, weight: tf.Tensor | None = None) -> StepResult:
+        """Updates the weights; returns the parts of the loss, the health numbers and the number of targets.
+
+        Args:
+            batch: The trajectories.
+            step: Number of the training step.
+            weight: [B, T] what each step counts; None counts all alike.
+        """
         update = self._updates[self._learner.phase(step).name]
-        result: tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], tf.Tensor] = update(batch, tf.constant(step, tf.int64))
+        result: StepResult = update(batch, tf.constant(step, tf.int64), weight)
         return result
 
 
 def _update(learner: Learner, phase: Phase, variables: list[tf.Variable], optimizer: Optimizer, xla: bool) -> Any:
-    def gradients(batch: TrajectoryBatch, step: tf.Tensor) -> tuple[Any, ...]:
+    def gradients(batch: TrajectoryBatch, step: tf.Tensor, weight: tf.Tensor | None) -> tuple[Any, ...]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             losses = learner.losses_of(phase, batch, step, training=True)
+            num_targets = tf.reduce_sum(losses.mask)
+            if weight is not None:
+                losses = losses._replace(mask=losses.mask * weight)
             parts = {name: losses.mean(name) for name in losses.parts}
             total = tf.add_n(list(parts.values()))
-        return parts, dict(losses.health), tape.gradient(total, variables), tf.reduce_sum(losses.mask)
+        return parts, dict(losses.health), tape.gradient(total, variables), num_targets
 
     compiled = tf.function(gradients, jit_compile=True, autograph=False, reduce_retracing=False) if xla else gradients
 
-    def update(batch: TrajectoryBatch, step: tf.Tensor) -> tuple[Any, ...]:
-        parts, health, found, targets = compiled(batch, step)
+    def update(batch: TrajectoryBatch, step: tf.Tensor, weight: tf.Tensor | None) -> tuple[Any, ...]:
+        parts, health, found, targets = compiled(batch, step, weight)
         optimizer.apply_gradients(zip(found, variables, strict=True))
         learner.after_update(step)
         return parts, health, targets

@@ -17,6 +17,7 @@ from models.simulators.base import Sessions, play
 from models.simulators.learned_user import LearnedUser, LearnedUserConfig
 from models.user_model.imagination import Imagination, ImaginationConfig, beside
 from models.user_model.planning import PlanningConfig
+from models.user_model.promise import promised
 
 sys.path.append(str(Path(__file__).parent))
 users = import_module("toy_users")
@@ -190,3 +191,15 @@ def test_a_recommender_plays_in_it_by_the_names_of_the_items() -> None:
     # Everything shown is an event here, and item i earns i / 10.
     assert played.num_shown.sum() == played.sessions.length.sum()
     assert played.returns == pytest.approx(played.sessions.steps["item_id"].sum(axis=1) / 10.0)
+
+
+def test_promises_are_returns_of_the_learned_world() -> None:
+    # Sessions of one event: item i earns i / 10, the policy shows item 9, the logs item 2 in three of four cases and item 5 else.
+    policy = toy.build("bc")
+    policy.rank = lambda states, history, k, *rest: users.Known._shown(tf.shape(history)[0])._replace(  # type: ignore[method-assign]
+        item_id=tf.repeat([[9, 10]], tf.shape(history)[0], axis=0)
+    )
+    found = promised(users.Known(leaving=1.0), policy, toy.item_names(), 2000, 0, 10)
+    assert found.policy == pytest.approx(0.9)
+    # .275 on average, with a deviation of .13 in a session.
+    assert found.logs == pytest.approx(0.275, abs=5 * 0.13 / 2000**0.5)
