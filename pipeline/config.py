@@ -82,6 +82,20 @@ class PipelineConfig(Config):
             raise ValueError(f"relabelling needs one discount: {stated}")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _models_that_are_learned_from_are_made(self) -> "PipelineConfig":
+        """A step that is off is found before the steps in front of it have run."""
+        if self.trainer.reward.source == "pretrained" and self.reward_trainer.estimator is None:
+            raise ValueError("trainer.reward.source: pretrained needs reward_trainer.estimator, such as {name: din}")
+        imagination = self.trainer.imagination
+        if imagination is None:
+            return self
+        if self.user_model_trainer.model is None:
+            raise ValueError("trainer.imagination needs user_model_trainer.model, such as {debiasing: snips}")
+        if imagination.planning.variant == "ips" and self.user_model_trainer.model.debiasing == "none":
+            raise ValueError("trainer.imagination.planning.variant: ips needs user_model_trainer.model.debiasing: ips, snips or dr")
+        return self
+
     def of(self, component: str) -> Any:
         """Configuration of one component."""
         return getattr(self, component)

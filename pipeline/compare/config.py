@@ -272,8 +272,8 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
     models = tuple(_models(config, base, source))
     _check_names(config, models, source)
     for model in models:
-        if model.relabeller.enabled:
-            row = pipeline.model_copy(update={"trainer": model.trainer, "relabeller": model.relabeller})
+        if preparations := model.preparations():
+            row = pipeline.model_copy(update={"trainer": model.trainer, **preparations})
             decode(PipelineConfig, row.model_dump(mode="json"), f"{source}: row {model.label!r}")
     return Comparison(config, pipeline, models)
 
