@@ -101,7 +101,7 @@ class MeasuredUsers:
 
     def curves(self) -> dict[str, Any]:
         """Reliability diagrams: (mean predicted, mean observed, events) of every bin."""
-        return {"reward": self.rewards.reliability.diagram(), "leaving": self.leaving.curves()["all"]}
+        return {"reward": self.rewards.reliability.diagram(), "leaving": self.leaving.curves().get("all", [])}
 
 
 def measure_users(model: UserModel, examples: Artifact) -> MeasuredUsers:
