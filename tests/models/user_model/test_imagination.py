@@ -203,3 +203,21 @@ def test_promises_are_returns_of_the_learned_world() -> None:
     assert found.policy == pytest.approx(0.9)
     # .275 on average, with a deviation of .13 in a session.
     assert found.logs == pytest.approx(0.275, abs=5 * 0.13 / 2000**0.5)
+
+
+def test_agents_play_in_it_as_in_any_environment() -> None:
+    from models.agents.environments import SessionEnvironment, graph_environment
+    from models.agents.networks import specs_of
+    from models.agents.registry import DQNAgentConfig, World, create_agent
+    from models.agents.sessions import StepReplay, play_sessions
+
+    world = LearnedUser(LearnedUserConfig(planning=PlanningConfig(variant="mopo", penalty=1.0)), users.Known(leaving=0.5))
+    time_step, action = specs_of(graph_environment(SessionEnvironment(world, 2, seed=0)))
+    agent = create_agent(DQNAgentConfig(hidden=(8,), width=4), World(time_step, action, world.observation_space, world.action_space))
+    played = play_sessions(world, agent.collect.action, np.arange(30), 0, 6)
+    inside = played.inside()
+    # Item i earns i / 10 less its doubt.
+    assert played.reward[inside] == pytest.approx((played.action[inside] + 1) / 10.0 - 0.25)
+    replay = StepReplay(100)
+    replay.add(played)
+    assert np.isfinite(float(agent.agent.train(replay.draw(16, np.random.default_rng(0))).loss))
