@@ -151,12 +151,14 @@ class OnlineLearner:
         measured_in: Simulator,
         seed: int,
     ):
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(seed + 1)
         self._config, self._simulator, self._measured_in, self._seed = config, simulator, measured_in, seed
         time_step, action = specs_of(graph_environment(SessionEnvironment(simulator, 1, seed)))
         self._world = World(time_step, action, simulator.observation_space, simulator.action_space)
         self._is_on_policy = agent.is_on_policy
         self.rewards = _rewards_of(stabiliser, self._world, measured_in, seed) if stabiliser else None
+        # An estimator takes nothing from what the agent draws: with and without one it begins with the same weights.
+        keras.utils.set_random_seed(seed)
         shared = vectors_of(self.rewards) if self.rewards is not None and stabiliser and stabiliser.shares_vectors else None
         self.agent = create_agent(agent, self._world, shared)
         self._shared = shared

@@ -152,7 +152,7 @@ def test_an_imagined_step_counts_what_its_weight_says() -> None:
     imagination = Imagination(known, IMAGINATION, 1.0, 0)
 
     def updated(weigh: Any) -> tuple[dict[str, float], Any]:
-        algorithm = toy.build("dqn")
+        algorithm = toy.build("dqn", toy.network(backbone=toy.backbone(dropout=0.0)))
         step: Any = TrainStep(algorithm, lambda _: LazyAdam(0.01), xla=False)
         losses, _, targets = weigh(algorithm, step)
         return {name: float(value) for name, value in losses.items()}, targets

@@ -648,7 +648,7 @@ def test_the_reward_model_is_drawn_before_and_after_calibration(make_run: MakeRu
 
 def test_a_reward_model_that_is_off_is_left_out(make_run: MakeRun, tmp_path: Path) -> None:
     off = report(make_run(complete() | {"reward_trainer": reward_trainer(enabled=False)}), tmp_path)
-    assert "Reliability" not in off.text
+    assert "Reliability: probability" not in off.text
     assert "could not be made" not in off.text
     assert "off: estimator is null" in off.text
 
@@ -679,6 +679,9 @@ def test_the_user_model_is_drawn_where_there_is_one(make_run: MakeRun, tmp_path:
     assert "explained 0.3100, at least 0" in page.text
     drawings = [chart["aria-label"] or "" for chart in page.all("svg")]
     assert any("an event is its session's last" in label for label in drawings)
+
+
+def test_a_user_model_that_is_off_is_left_out(make_run: MakeRun, tmp_path: Path) -> None:
     off = report(make_run(complete() | {"user_model_trainer": user_model_trainer(enabled=False)}), tmp_path)
     assert "User model" not in off.text
     assert "off: model is null" in off.text

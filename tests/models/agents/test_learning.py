@@ -40,9 +40,10 @@ def test_rounds_are_counted_and_measured() -> None:
     assert 0.0 < (rows[1].tried or 0.0) <= np.log(12) + 1e-6
 
 
-def test_variants_of_a_seed_begin_with_the_same_policy_and_sessions() -> None:
+def test_an_estimator_does_not_change_what_an_agent_begins_with() -> None:
     first = [next(iter(learner("dqn", stabiliser).run())) for stabiliser in (None, STABILISER)]
     assert first[0].mean_return == first[1].mean_return
+    assert first[0].mean_return != next(iter(learner("dqn", None, seed=1).run())).mean_return
 
 
 def test_exact_rewards_have_no_error_and_distorted_ones_theirs() -> None:

@@ -149,7 +149,7 @@ def test_imagined_sessions_lie_beside_logged_ones() -> None:
     assert weight.shape == (6, steps)
     np.testing.assert_array_equal(whole.item_id[:3, :4], of.item_id)
     np.testing.assert_array_equal(whole.length[3:], found.batch.length)
-    assert (weight.numpy()[:3] == 1.0).all()
+    assert weight.numpy()[:3, :4].min() == 1.0
     assert not whole.reward.numpy()[:3, 4:].any()
 
 

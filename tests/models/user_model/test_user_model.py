@@ -17,7 +17,7 @@ from models.ranking import Ranking
 from models.rewards.fm import FMConfig
 from models.rewards.outcomes import Prediction
 from models.user_model.debiasing import debiased, doubly_robust, target_weights
-from models.user_model.model import Situation, UserModelConfig, entropy_of, usual_role
+from models.user_model.model import Situation, UserModelConfig, as_leaving, entropy_of, usual_role
 from models.user_model.planning import PlanningConfig, planned_reward
 
 sys.path.append(str(Path(__file__).parent))
@@ -183,20 +183,9 @@ def test_weights_of_the_reward_loss_are_those_of_the_learned_behaviour() -> None
     assert mask.sum() == 8  # Nine events, one of them context.
 
 
-@pytest.mark.usefixtures("_eagerly")
 def test_a_session_that_was_cut_off_has_not_left() -> None:
-    # One input for all events: what is learned is their share, 2 of 8 that end their sessions; the second session goes on elsewhere.
-    model = users.fresh(leaving=FMConfig(width=4, outcome="binary", unknown_rate=0.0))
-    steps = TrainStep(model.leaving, lambda _: LazyAdam(0.05), xla=False)
-    from models.user_model.model import as_leaving
-
-    of = as_leaving(batch())
-    assert of.reward.numpy().tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
-    for number in range(40):
-        steps(of, number)
-    predicted = model.leaving.events(of).probability[..., 1].numpy()
-    assert predicted[0, 2] > 0.5
-    assert predicted[1, 1] < 0.5
+    # The first and the last session ended; the second went on elsewhere.
+    assert as_leaving(batch()).reward.numpy().tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
 
 
 @pytest.mark.usefixtures("_eagerly")
