@@ -235,7 +235,8 @@ def test_committed_comparisons_are_valid(path: Path) -> None:
 
 def test_the_committed_comparisons_cover_the_registries() -> None:
     by_name = {path.stem: path for path in CONFIGS}
-    assert set(by_name) == {"context_entropy", "edt4rec", "online", "retailrocket", "session_shop", "taobao", "tiny"}
+    wanted = {"context_entropy", "edt4rec", "expected_rewards", "online", "retailrocket", "session_shop", "taobao", "tiny", "user_model"}
+    assert set(by_name) == wanted
     whole = load_comparison(by_name["session_shop"])
     assert {(model.algorithm, model.backbone, len(model.seeds)) for model in whole.models} == {(name, "sasrec", 5) for name in ALGORITHMS}
     assert whole.config.simulate is not None
