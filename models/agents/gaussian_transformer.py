@@ -19,7 +19,6 @@ from models.returns import Returns
 from models.sampling import Seed
 from schemas.config import Config
 
-
 _EDGE = 0.99
 """Actions beyond are learned as this: logs clip theirs to 1, where the squashing has no end, and so few of them would make all
 deviations so wide that what is drawn is noise."""

@@ -66,6 +66,15 @@ def test_padding_has_no_part_in_any_loss() -> None:
     assert losses(model, batch._replace(action=tf.constant(noise))) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_clipped_action_is_learned_as_one_that_is_a_little_less() -> None:
+    # atanh(1) has no end; .99 is 2.65 before the squashing.
+    model, batch = build(), random_batch()
+    edge, inside = (batch._replace(action=tf.fill(tf.shape(batch.action), value)) for value in (1.0, 0.99))
+    plain = model.head.log_prob(model.distribution(edge), inside.action)
+    clipped = model.losses_of(Phase(""), edge, tf.constant(0, tf.int64), training=False).parts["likelihood"]
+    np.testing.assert_allclose(-plain.numpy(), clipped.numpy(), rtol=1e-5)
+
+
 def test_the_bound_is_minus_the_number_of_dimensions_and_moves_the_temperature() -> None:
     model = build()
     assert model.least_entropy == -27.0
