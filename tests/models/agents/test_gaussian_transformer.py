@@ -159,7 +159,7 @@ class Aiming(Simulator):
         return state["target"]
 
 
-def test_rounds_raise_the_returns_above_those_of_the_offline_policy() -> None:
+def test_rounds_raise_the_returns_above_those_of_the_offline_policy_and_that_those_of_the_logs() -> None:
     world = Aiming()
     logs = collect(world, GaussianBehaviour(2, between=0.6), np.arange(400), seed=1, max_steps=4)
     model = build(observed=2, dimensions=2, max_steps=4, context_length=2, num_blocks=1, width=32)
@@ -171,14 +171,16 @@ def test_rounds_raise_the_returns_above_those_of_the_offline_policy() -> None:
     def played(actor: Any) -> Any:
         return collect(world, actor, np.arange(300), seed=9, max_steps=4).steps["reward"].sum(axis=1)
 
-    for number in range(300):
+    for number in range(30):
         step(as_episodes(buffer.draw(64, 5, number)), number)  # type: ignore[arg-type]
     offline = played(TransformerActor(model, 2))
-    rounds = list(tune(model, lambda batch, number: step(batch, 300 + number), world, buffer, 6, 100, 100, 64))  # type: ignore[arg-type]
+    rounds = list(tune(model, lambda batch, number: step(batch, 30 + number), world, buffer, 6, 100, 100, 64))  # type: ignore[arg-type]
     assert [found.number for found in rounds] == list(range(6))
-    gain = played(TransformerActor(model, 2)) - offline
-    assert gain.mean() - 3.0 * gain.std() / 300**0.5 > 0.0
-    assert rounds[-1].returns.mean() > rounds[0].returns.mean()
+    # Of six seeds the logs earn 1.25, the offline policies 2.8 to 3.3, the tuned ones 3.7 or more of 4; drawn, 1.5 rises to 2.7.
+    online, behaviour = played(TransformerActor(model, 2)), played(GaussianBehaviour(2, between=0.6))
+    assert offline.mean() > behaviour.mean() + 1.0
+    assert online.mean() > offline.mean() + 0.2
+    assert rounds[-1].returns.mean() > rounds[0].returns.mean() + 0.5
 
 
 @pytest.mark.slow
