@@ -159,7 +159,7 @@ class Aiming(Simulator):
         return state["target"]
 
 
-def test_rounds_raise_the_returns_above_those_of_the_offline_policy_and_that_those_of_the_logs() -> None:
+def test_rounds_raise_the_returns_above_the_offline_policy_and_that_is_above_the_logs() -> None:
     world = Aiming()
     logs = collect(world, GaussianBehaviour(2, between=0.6), np.arange(400), seed=1, max_steps=4)
     model = build(observed=2, dimensions=2, max_steps=4, context_length=2, num_blocks=1, width=32)
