@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.frameworks import tf
-from models.simulators.base import Simulator
+from models.simulators.base import Simulator, Space
 from models.simulators.chance import BEGIN, STEP, Chance
 
 # TF-Agents imports TensorFlow by itself; the package has chosen Keras 2 by now.
@@ -125,8 +125,9 @@ def play_sessions(simulator: Simulator, act: Act, number: Ints, seed: int, max_t
             done, noted = make(action), tf.nest.map_structure(make, info)
         done[alive, turn] = action
         _write(noted, alive, turn, info)
-        simulator.check(action, len(alive))
-        earned, ended, state = simulator.step(state, action, chance.uniform(STEP, number[alive], turn, simulator.num_step_draws))
+        shown = _within(simulator.action_space, action)
+        simulator.check(shown, len(alive))
+        earned, ended, state = simulator.step(state, shown, chance.uniform(STEP, number[alive], turn, simulator.num_step_draws))
         reward[alive, turn] = earned
         length[alive] += 1
         turn += 1
@@ -148,6 +149,14 @@ def play_sessions(simulator: Simulator, act: Act, number: Ints, seed: int, max_t
         length,
         is_cut,
     )
+
+
+def _within(space: Space, action: Array) -> Array:
+    """The nearest numbers within the bounds of actions of numbers; items are left as they are.
+
+    What PPO tries is not clipped by TF-Agents, because it needs the probability of what was drawn: that is kept, this is done.
+    """
+    return np.clip(action, space.low, space.high) if space.dtype is np.float32 else action
 
 
 def _write(arrays: Any, rows: Ints, turn: int, values: Any) -> None:

@@ -105,6 +105,7 @@ def test_a_comparison_trains_everything_once_and_writes_a_leaderboard(root: Path
     assert "other name" in {row.name for row in board.rows}
 
 
+@pytest.mark.slow
 def test_rows_are_trained_on_raised_returns_and_go_on_online(root: Path, trained: list[tuple[str, int]]) -> None:
     rounds = {
         "num_rounds": 1,

@@ -64,7 +64,7 @@ def test_a_configuration_survives_its_own_json(entry: tuple[str, Kind]) -> None:
 
 def test_a_misspelt_key_is_an_error_with_the_users_path(entry: tuple[str, Kind]) -> None:
     name, kind = entry
-    with pytest.raises(ConfigError, match=r"dataset\.nonsense: unknown key; known: "):
+    with pytest.raises(ConfigError, match=r"dataset\.nonsense: unknown key(;| \(did you mean '\w+'\?\);) known: "):
         decoded(name, kind, nonsense=1)
 
 

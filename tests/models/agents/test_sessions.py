@@ -105,3 +105,23 @@ def test_played_sessions_are_those_of_the_simulator() -> None:
     for row in range(40):
         end = played.length[row]
         np.testing.assert_array_equal(played.observation["length"][row, end:], played.observation["length"][row, end])
+
+
+def test_numbers_beyond_their_bounds_are_kept_and_the_nearest_ones_done() -> None:
+    simulator: Any = toys.simulator("virtual_taobao")
+    size = simulator.action_space.shape[0]
+
+    def always(number: float) -> Any:
+        return lambda step: type("Step", (), {"action": np.full((len(step.reward), size), number, np.float32), "info": ()})()
+
+    beyond, at_the_bound = (play_sessions(simulator, always(number), np.arange(30), 2, 6) for number in (3.0, 1.0))
+    np.testing.assert_array_equal(beyond.reward, at_the_bound.reward)
+    assert set(beyond.action[beyond.inside()].ravel().tolist()) == {3.0}
+    # What is no number at all has no nearest one, and there is no item beside the last.
+    with pytest.raises(ValueError, match=r"expected values from -1\.0 to 1\.0, found nan"):
+        play_sessions(simulator, always(float("nan")), np.arange(3), 2, 6)
+    shop: Any = toys.simulator("session_shop")
+    with pytest.raises(ValueError, match="item: expected values from 0 to "):
+        play_sessions(
+            shop, lambda step: type("Step", (), {"action": np.full(len(step.reward), 10_000, np.int32), "info": ()})(), np.arange(3), 2, 6
+        )
