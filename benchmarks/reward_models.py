@@ -25,7 +25,8 @@ import numpy as np
 
 from components.artifacts import Artifact
 from components.base import SilentProgress
-from components.reward_io import load_reward_model
+from components.judged_model import load_judged
+from components.reward_io import REWARD_MODEL
 from components.reward_trainer.measuring import part_of_eval
 from models.rewards.registry import REWARDS
 from pipeline.config import PipelineConfig
@@ -47,7 +48,7 @@ def run(config: PipelineConfig, root: Path) -> RunResult:
 
 def true_error(model: Artifact, examples: Artifact) -> tuple[float, float]:
     """Root of the mean squared distance from the mean reward of an event's role: of expected rewards, and of those that were paid."""
-    estimator = load_reward_model(model, must_be_blessed=False).estimator
+    estimator = load_judged(REWARD_MODEL, model, must_be_blessed=False).model
     errors: list[Any] = []
     for batch in part_of_eval(examples, "judging"):
         inside = np.asarray(batch.is_target())

@@ -19,6 +19,14 @@ class RewardConditionsConfig(Config):
     min_events: int = pydantic.Field(default=1000, ge=1)
     """Fewer events measure little: of 15 bins with 1,000 events the calibration error of a perfect model may already be .04."""
 
+    def bounds(self) -> tuple[tuple[str, str, float | None], ...]:
+        """Metric, `at most` or `at least`, and the number."""
+        return (
+            ("calibration_error", "at most", self.max_calibration_error),
+            ("explained", "at least", self.min_explained),
+            ("auc", "at least", self.min_auc),
+        )
+
 
 class RewardTrainerConfig(TrainingConfig):
     """From trajectories to an estimate of every event's reward."""

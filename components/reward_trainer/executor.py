@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.artifacts import HISTORY_FILE, METRICS_FILE, Artifact, write_json
 from components.base import Context, Properties
-from components.reward_trainer.config import RewardConditionsConfig, RewardTrainerConfig
+from components.reward_trainer.config import RewardTrainerConfig
 
 
 def execute(
@@ -18,7 +18,8 @@ def execute(
     output.mkdir(parents=True, exist_ok=True)
     if config.estimator is None:
         return {"reward_model": {"enabled": False}}
-    from components.reward_io import RewardModelConfig, build_reward_model, save_reward_model
+    from components.judged_model import judge, save_judged
+    from components.reward_io import RewardModelConfig, build_reward_model
     from components.reward_trainer.measuring import measure, part_of_eval
     from components.reward_trainer.trainable import TrainableRewards
     from components.trainer.loop import TrainingLoop, frameworks
@@ -41,7 +42,7 @@ def execute(
     metrics = measured.metrics()
     checks = judge(config.conditions, metrics, measured.rewards.count)
     blessed = all(check["passed"] for check in checks)
-    save_reward_model(output, estimator, model_config, inputs["vocabulary"].path / ITEMS_FILE, blessed)
+    save_judged(output, estimator, model_config, inputs["vocabulary"].path / ITEMS_FILE, blessed)
     write_json(output / HISTORY_FILE, {"steps": state.steps, "epochs": state.epochs})
     write_json(output / METRICS_FILE, {"metrics": metrics, "before": before.metrics(), "curves": measured.curves(), "raw": before.curves()})
     return {
@@ -61,27 +62,3 @@ def execute(
             "stopped": state.stopped,
         }
     }
-
-
-def judge(conditions: RewardConditionsConfig, metrics: Mapping[str, float], num_events: int) -> list[dict[str, object]]:
-    """Whether each condition is met, and in which words."""
-    checks: list[dict[str, object]] = [
-        {"passed": num_events >= conditions.min_events, "reason": f"{num_events:,} events are judged, at least {conditions.min_events:,}"}
-    ]
-    if not num_events:
-        return checks
-    bounds = (
-        ("calibration_error", "at most", conditions.max_calibration_error),
-        ("explained", "at least", conditions.min_explained),
-        ("auc", "at least", conditions.min_auc),
-    )
-    for name, words, bound in bounds:
-        if bound is None:
-            continue
-        if name not in metrics:
-            # One kind of event alone says nothing of how well two are told apart.
-            checks.append({"passed": False, "reason": f"{name} cannot be measured on these events, {words} {bound:g}"})
-            continue
-        passed = metrics[name] <= bound if words == "at most" else metrics[name] >= bound
-        checks.append({"passed": passed, "reason": f"{name} {metrics[name]:.4f}, {words} {bound:g}"})
-    return checks

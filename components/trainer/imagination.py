@@ -6,10 +6,10 @@ from typing import Any
 
 from components.artifacts import Artifact
 from components.base import ComponentError
+from components.judged_model import load_judged
 from components.trainer.config import TrainerConfig
 from components.trainer.step import StepResult, TrainStep
-from components.trajectory_gen.vocabulary import ITEM
-from components.user_model_io import load_user_model
+from components.user_model_io import USER_MODEL
 from models.algorithms.base import Algorithm
 from models.algorithms.value_based import ValueAlgorithm
 from models.batch import TrajectoryBatch
@@ -75,9 +75,7 @@ def imagination_of(
         )
     if model is None:
         raise ComponentError("trainer.imagination needs the model of user_model_trainer, and there is none here")
-    loaded = load_user_model(model)
-    if loaded.vocabulary[ITEM].to_pylist() != vocabulary[ITEM].to_pylist():
-        raise ComponentError(f"{model.path}: the user model knows other items than the vocabulary of this training")
+    loaded = load_judged(USER_MODEL, model, vocabulary=vocabulary)
     try:
         return Imagination(loaded.model, config.imagination, float(examples.properties["discount"]), config.seed)
     except ValueError as error:

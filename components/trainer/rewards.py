@@ -7,10 +7,10 @@ from typing import Any
 
 from components.artifacts import Artifact
 from components.base import ComponentError
-from components.reward_io import load_reward_model
+from components.judged_model import load_judged
+from components.reward_io import REWARD_MODEL
 from components.trainer.config import RewardSourceConfig
 from components.trainer.step import StepResult, TrainStep
-from components.trajectory_gen.vocabulary import ITEM
 from models.algorithms.base import Algorithm
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
@@ -129,10 +129,7 @@ def estimated_rewards(
     if config.source == "pretrained":
         if model is None:
             raise ComponentError("trainer.reward.source: pretrained needs the model of reward_trainer, and there is none here")
-        loaded = load_reward_model(model)
-        if loaded.vocabulary[ITEM].to_pylist() != vocabulary[ITEM].to_pylist():
-            raise ComponentError(f"{model.path}: the reward model knows other items than the vocabulary of this training")
-        return EstimatedRewards(config, loaded.estimator, discount)
+        return EstimatedRewards(config, load_judged(REWARD_MODEL, model, vocabulary=vocabulary).model, discount)
     embedding = None
     if config.shares_embedding:
         if algorithm.transitions:

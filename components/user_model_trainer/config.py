@@ -20,6 +20,14 @@ class UserModelConditionsConfig(Config):
     min_events: int = pydantic.Field(default=1000, ge=1)
     """Fewer events measure little."""
 
+    def bounds(self) -> tuple[tuple[str, str, float | None], ...]:
+        """Metric, `at most` or `at least`, and the number."""
+        return (
+            ("calibration_error", "at most", self.max_calibration_error),
+            ("explained", "at least", self.min_explained),
+            ("leaving/calibration_error", "at most", self.max_leaving_calibration_error),
+        )
+
 
 class UserModelTrainerConfig(TrainingConfig):
     """From trajectories to a model of what items earn, what comes next, and when users leave."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.artifacts import HISTORY_FILE, METRICS_FILE, Artifact, write_json
 from components.base import Context, Properties
-from components.user_model_trainer.config import UserModelConditionsConfig, UserModelTrainerConfig
+from components.user_model_trainer.config import UserModelTrainerConfig
 
 
 def execute(
@@ -18,10 +18,11 @@ def execute(
     output.mkdir(parents=True, exist_ok=True)
     if config.model is None:
         return {"user_model": {"enabled": False}}
+    from components.judged_model import judge, save_judged
     from components.neighbours import read_neighbours
     from components.trainer.loop import TrainingLoop, frameworks
     from components.trajectory_gen.vocabulary import ITEMS_FILE, read_vocabulary
-    from components.user_model_io import SavedUserModelConfig, build_user_model, save_user_model
+    from components.user_model_io import SavedUserModelConfig, build_user_model
     from components.user_model_trainer.trainable import TrainableUserModel, measure_users
     from models.targets import copy_variables
 
@@ -40,7 +41,7 @@ def execute(
     metrics = measured.metrics()
     checks = judge(config.conditions, metrics, measured.leaving.rewards.count)
     blessed = all(check["passed"] for check in checks)
-    save_user_model(output, model, saved, inputs["vocabulary"].path / ITEMS_FILE, blessed)
+    save_judged(output, model, saved, inputs["vocabulary"].path / ITEMS_FILE, blessed)
     write_json(output / HISTORY_FILE, {"steps": state.steps, "epochs": state.epochs})
     write_json(output / METRICS_FILE, {"metrics": metrics, "curves": measured.curves()})
     return {
@@ -59,24 +60,3 @@ def execute(
             "stopped": state.stopped,
         }
     }
-
-
-def judge(conditions: UserModelConditionsConfig, metrics: Mapping[str, float], num_events: int) -> list[dict[str, object]]:
-    """Whether each condition is met, and in which words."""
-    checks: list[dict[str, object]] = [
-        {"passed": num_events >= conditions.min_events, "reason": f"{num_events:,} events are judged, at least {conditions.min_events:,}"}
-    ]
-    bounds = (
-        ("calibration_error", "at most", conditions.max_calibration_error),
-        ("explained", "at least", conditions.min_explained),
-        ("leaving/calibration_error", "at most", conditions.max_leaving_calibration_error),
-    )
-    for name, words, bound in bounds:
-        if bound is None or not num_events:
-            continue
-        if name not in metrics:
-            checks.append({"passed": False, "reason": f"{name} cannot be measured on these events, {words} {bound:g}"})
-            continue
-        passed = metrics[name] <= bound if words == "at most" else metrics[name] >= bound
-        checks.append({"passed": passed, "reason": f"{name} {metrics[name]:.4f}, {words} {bound:g}"})
-    return checks

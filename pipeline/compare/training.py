@@ -262,11 +262,12 @@ class ModelBench:
 
     def _promised(self, algorithm: Algorithm, simulation: Simulation) -> dict[str, float]:
         """What the user model that the policy learned from says of it, and of the logs."""
-        from components.user_model_io import load_user_model
+        from components.judged_model import load_judged
+        from components.user_model_io import USER_MODEL
         from models.user_model.promise import promised
 
         assert self._given.user_model is not None
-        loaded = load_user_model(self._given.user_model)
+        loaded = load_judged(USER_MODEL, self._given.user_model)
         items = self._judgement.vocabulary["item"].to_pylist()
         found = promised(loaded.model, algorithm, items, simulation.num_sessions, simulation.seed, simulation.max_turns)
         return dict(found._asdict())

@@ -12,10 +12,11 @@ import pytest
 
 from components.artifacts import Artifact, ArtifactError
 from components.base import ComponentError
-from components.reward_io import load_reward_model
+from components.judged_model import judge, load_judged
+from components.reward_io import REWARD_MODEL
 from components.reward_trainer.component import REWARD_TRAINER
 from components.reward_trainer.config import RewardConditionsConfig, RewardTrainerConfig
-from components.reward_trainer.executor import execute, judge
+from components.reward_trainer.executor import execute
 from components.reward_trainer.measuring import measure, part_of_eval
 from components.trainer.loop import TrainingLoop
 from models.frameworks import tf
@@ -80,7 +81,7 @@ def test_a_noisy_reward_is_foreseen_as_well_as_it_can_be(model: Artifact):
     assert abs(metrics["reward_bias"]) < 0.05
     assert {"popular/auc", "rare/brier", "purchase/auc", "click/log_loss"} <= set(metrics)
     assert metrics["click/auc"] == pytest.approx(metrics["purchase/auc"], abs=1e-3)
-    estimator = load_reward_model(model, must_be_blessed=False).estimator
+    estimator = load_judged(REWARD_MODEL, model, must_be_blessed=False).model
     found = estimator.events(toy.batch([[item] for item in range(1, 21)])).mean.numpy()[:, 0]
     # .2 + .8 p; of one item the logs know only some two hundred events, so the mean of the ten alike is looked at.
     assert [found[:10].mean(), found[10:].mean()] == pytest.approx([0.84, 0.36], abs=0.08)
@@ -101,7 +102,7 @@ def test_what_is_judged_was_not_fitted(shop: tuple[Artifact, Artifact], model: A
     assert len(sessions["fitting"] | sessions["judging"]) == 500
     assert min(map(len, sessions.values())) > 180
     # The measures of the artifact are those of the loaded model on the part that is judged.
-    found = measure(load_reward_model(model, must_be_blessed=False).estimator, part_of_eval(shop[0], "judging")).metrics()
+    found = measure(load_judged(REWARD_MODEL, model, must_be_blessed=False).model, part_of_eval(shop[0], "judging")).metrics()
     assert found == pytest.approx(dict(model.properties["metrics"]), abs=1e-5)
     assert model.properties["events"] == 2 * len(sessions["judging"])
 
@@ -141,10 +142,10 @@ def test_nothing_is_learned_from_a_model_that_missed_a_condition(shop: tuple[Art
     assert (bad.path / "NOT_BLESSED").is_file()
     assert "may not be used: auc" in REWARD_TRAINER.describe({"reward_model": bad.properties})
     with pytest.raises(ComponentError, match=r"the reward model may not be used: auc 0\.\d+, at least 0.99"):
-        load_reward_model(bad)
+        load_judged(REWARD_MODEL, bad)
     with pytest.raises(ComponentError, match="may not be used"):
         toy.train(tmp_path / "policy", toy.trainer_config(reward={"source": "pretrained"}), *shop, reward_model=bad)
-    assert load_reward_model(bad, must_be_blessed=False).config.estimator == SMALL
+    assert load_judged(REWARD_MODEL, bad, must_be_blessed=False).config.estimator == SMALL
 
 
 def test_off_costs_nothing_and_is_refused_by_whoever_wants_a_model(shop: tuple[Artifact, Artifact], tmp_path: Path):
@@ -153,9 +154,9 @@ def test_off_costs_nothing_and_is_refused_by_whoever_wants_a_model(shop: tuple[A
     assert [path.name for path in off.path.iterdir()] == ["manifest.json"]
     assert REWARD_TRAINER.describe({"reward_model": off.properties}) == "off: estimator is null"
     with pytest.raises(ComponentError, match="estimator is null"):
-        load_reward_model(off)
+        load_judged(REWARD_MODEL, off)
     with pytest.raises(ArtifactError, match="not a reward model"):
-        load_reward_model(shop[1])
+        load_judged(REWARD_MODEL, shop[1])
 
 
 def test_other_items_are_refused(model: Artifact, shop: tuple[Artifact, Artifact], tmp_path: Path):
@@ -183,6 +184,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(shop: tuple[Artifact, Art
     with pytest.raises(RuntimeError, match="killed"):
         _run(tmp_path / "parts", shop, config)
     parts = _run(tmp_path / "parts", shop, config)
-    one, other = (load_reward_model(found, must_be_blessed=False).estimator.named_variables() for found in (whole, parts))
+    one, other = (load_judged(REWARD_MODEL, found, must_be_blessed=False).model.named_variables() for found in (whole, parts))
     for path in one:
         np.testing.assert_allclose(other[path].numpy(), one[path].numpy(), atol=1e-6, err_msg=path)

@@ -11,12 +11,13 @@ import pytest
 
 from components.artifacts import Artifact, ArtifactError
 from components.base import ComponentError
+from components.judged_model import judge, load_judged
 from components.trainer.imagination import ImaginedStep
 from components.trainer.step import TrainStep
-from components.user_model_io import load_user_model
+from components.user_model_io import USER_MODEL
 from components.user_model_trainer.component import USER_MODEL_TRAINER
 from components.user_model_trainer.config import UserModelConditionsConfig, UserModelTrainerConfig
-from components.user_model_trainer.executor import execute, judge
+from components.user_model_trainer.executor import execute
 from components.user_model_trainer.trainable import measure_users
 from models.frameworks import tf
 from models.optimizers import LazyAdam
@@ -83,7 +84,7 @@ def test_it_learns_what_there_is_to_know_and_says_how_well(model: Artifact, shop
     assert metrics["calibration_error"] < 0.3
     assert model.properties["blessed"]
     assert "debiasing none, explained" in USER_MODEL_TRAINER.describe({"user_model": model.properties})
-    loaded = load_user_model(model).model
+    loaded = load_judged(USER_MODEL, model).model
     assert measure_users(loaded, shop[0]).metrics() == pytest.approx(dict(metrics), abs=1e-5)
 
 
@@ -101,8 +102,8 @@ def test_conditions_are_met_or_named(model: Artifact, tmp_path: Path) -> None:
     (model.path / "BLESSED").rename(model.path / "NOT_BLESSED")
     try:
         with pytest.raises(ComponentError, match="the user model may not be used: it is not marked"):
-            load_user_model(model)
-        assert load_user_model(model, must_be_blessed=False).config.model == users.config(num_negatives=0)
+            load_judged(USER_MODEL, model)
+        assert load_judged(USER_MODEL, model, must_be_blessed=False).config.model == users.config(num_negatives=0)
     finally:
         (model.path / "NOT_BLESSED").rename(model.path / "BLESSED")
 
@@ -112,9 +113,9 @@ def test_off_costs_nothing_and_is_refused_by_whoever_wants_a_model(shop: tuple[A
     assert dict(off.properties) == {"enabled": False}
     assert USER_MODEL_TRAINER.describe({"user_model": off.properties}) == "off: model is null"
     with pytest.raises(ComponentError, match=r"user_model_trainer\.model is null"):
-        load_user_model(off)
+        load_judged(USER_MODEL, off)
     with pytest.raises(ArtifactError, match="not a user model"):
-        load_user_model(shop[1])
+        load_judged(USER_MODEL, shop[1])
 
 
 # === Learning from what is imagined ===
