@@ -315,46 +315,42 @@ class ActorCriticConfig(AgentConfig):
     """How far the target networks follow with every update."""
 
 
-class DDPGAgentConfig(ActorCriticConfig):
+class DeterministicConfig(ActorCriticConfig):
+    """What agents with a deterministic actor share."""
+
+    agent_class: ClassVar[Any]
+
+    noise: float = pydantic.Field(default=0.2, ge=0.0)
+    """Standard deviation of what is tried around an action, in halves of its range."""
+
+    def make(self, world: World, shared: Any) -> Agent:
+        made = self.agent_class(
+            world.time_step_spec,
+            world.action_spec,
+            actor_network=self.network(world, shared, lambda states: Action(world.action_spec), "Actor"),
+            critic_network=self.critic(world, shared),
+            actor_optimizer=self.optimizer(self.actor_learning_rate),
+            critic_optimizer=self.optimizer(),
+            target_update_tau=self.target_share,
+            gamma=self.discount,
+        )
+        return Agent(made, RowNoisePolicy(made.policy, self.noise), made.policy)
+
+
+class DDPGAgentConfig(DeterministicConfig):
     """A deterministic actor and a critic."""
 
+    agent_class: ClassVar[Any] = ddpg_agent.DdpgAgent
+
     name: Literal["ddpg"] = "ddpg"
-    noise: float = pydantic.Field(default=0.2, ge=0.0)
-    """Standard deviation of what is tried around an action, in halves of its range."""
-
-    def make(self, world: World, shared: Any) -> Agent:
-        made = ddpg_agent.DdpgAgent(
-            world.time_step_spec,
-            world.action_spec,
-            actor_network=self.network(world, shared, lambda states: Action(world.action_spec), "Actor"),
-            critic_network=self.critic(world, shared),
-            actor_optimizer=self.optimizer(self.actor_learning_rate),
-            critic_optimizer=self.optimizer(),
-            target_update_tau=self.target_share,
-            gamma=self.discount,
-        )
-        return Agent(made, RowNoisePolicy(made.policy, self.noise), made.policy)
 
 
-class TD3AgentConfig(ActorCriticConfig):
+class TD3AgentConfig(DeterministicConfig):
     """A deterministic actor and the lesser of two critics."""
 
-    name: Literal["td3"] = "td3"
-    noise: float = pydantic.Field(default=0.2, ge=0.0)
-    """Standard deviation of what is tried around an action, in halves of its range."""
+    agent_class: ClassVar[Any] = td3_agent.Td3Agent
 
-    def make(self, world: World, shared: Any) -> Agent:
-        made = td3_agent.Td3Agent(
-            world.time_step_spec,
-            world.action_spec,
-            actor_network=self.network(world, shared, lambda states: Action(world.action_spec), "Actor"),
-            critic_network=self.critic(world, shared),
-            actor_optimizer=self.optimizer(self.actor_learning_rate),
-            critic_optimizer=self.optimizer(),
-            target_update_tau=self.target_share,
-            gamma=self.discount,
-        )
-        return Agent(made, RowNoisePolicy(made.policy, self.noise), made.policy)
+    name: Literal["td3"] = "td3"
 
 
 class SACAgentConfig(ActorCriticConfig):
