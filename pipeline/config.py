@@ -9,6 +9,7 @@ from components.evaluator.config import EvaluatorConfig
 from components.example_validator.config import ExampleValidatorConfig
 from components.exporter.config import ExporterConfig
 from components.infra_validator.config import InfraValidatorConfig
+from components.leakage_audit.config import LeakageAuditConfig
 from components.neighbour_gen.config import NeighbourGenConfig
 from components.pusher.config import PusherConfig
 from components.schema_gen.config import SchemaGenConfig
@@ -42,6 +43,7 @@ class PipelineConfig(Config):
     schema_gen: SchemaGenConfig = SchemaGenConfig()
     example_validator: ExampleValidatorConfig = ExampleValidatorConfig()
     neighbour_gen: NeighbourGenConfig = NeighbourGenConfig()
+    leakage_audit: LeakageAuditConfig = LeakageAuditConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     exporter: ExporterConfig = ExporterConfig()

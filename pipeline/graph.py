@@ -80,11 +80,18 @@ GRAPH: tuple[Step, ...] = (
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
     ),
     _step(
+        "leakage_audit",
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+        neighbours=FromStep("neighbour_gen", "neighbours"),
+    ),
+    _step(
         "trainer",
         examples=FromStep("trajectory_gen", "examples"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
         neighbours=FromStep("neighbour_gen", "neighbours"),
         anomalies=FromStep("example_validator", "anomalies"),
+        audit=FromStep("leakage_audit", "audit"),
         base_model=FromHistory("evaluator", "model", blessed_only=True, only_if=("warm_start_from", "latest_blessed")),
     ),
     _step(

@@ -39,6 +39,7 @@ TRAINER = Component(
         "vocabulary": Port("Vocabulary", "The catalogue."),
         "neighbours": Port("Neighbours", "Which items occur in the same sessions."),
         "anomalies": Port("ExampleAnomalies", "Says that the trajectories are sound."),
+        "audit": Port("LeakageAudit", "Says that evaluation data told them nothing."),
         "base_model": Port("Model", "Model to start from.", optional=True),
     },
     outputs={

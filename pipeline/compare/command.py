@@ -28,7 +28,7 @@ from pipeline.local import LocalRunner, RunResult
 from pipeline.termination import EXIT_TERMINATED, TERMINATED
 from schemas.config import canonical_json
 
-LAST_STEP = "neighbour_gen"
+LAST_STEP = "leakage_audit"
 """Last step of the pipeline that a comparison runs."""
 _MEASURED_BY = "pipeline.compare.training"
 
