@@ -127,7 +127,8 @@ class SplitFindings:
     def from_arrays(cls, stored: Mapping[str, Any]) -> SplitFindings:
         """What `arrays` gave."""
         found: dict[str, Any] = {field.name: np.asarray(stored[field.name]) for field in fields(cls)}
-        return cls(**{name: int(value) if value.ndim == 0 else value for name, value in found.items()})
+        plain: dict[str, Any] = {name: int(value) if value.ndim == 0 else value for name, value in found.items()}
+        return cls(**plain)
 
 
 def _stood_before(batch: RecordBatch) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,110 @@
+"""The model of the logging policy: probabilities that sum to one, recover a known policy and are calibrated."""
+
+import numpy as np
+import pytest
+
+from models.ope.behaviour import CountBehaviour, Counts, CrossFittedBehaviour, Rounds
+from models.ope.diagnostics import Calibration
+
+NUM_ITEMS = 21
+"""N: items 1..20."""
+
+
+def markov_log(num_sessions: int, seed: int, stay: float = 0.3) -> tuple[np.ndarray, Rounds, np.ndarray]:
+    """Sessions of a known policy: with `stay` the last item again, else a step on a random walk whose table is known.
+
+    Returns:
+        Session of each round, the rounds, and the true probabilities [n, N-1].
+    """
+    rng = np.random.default_rng(seed)
+    table = np.random.default_rng(99).dirichlet(np.full(NUM_ITEMS - 1, 0.3), NUM_ITEMS)
+    session, history, item, truth = [], [], [], []
+    for number in range(num_sessions):
+        so_far: list[int] = []
+        for _ in range(5):
+            shares = table[so_far[-1] if so_far else 0].copy()
+            if so_far:
+                shares *= 1.0 - stay
+                shares[so_far[-1] - 1] += stay
+            chosen = int(rng.choice(NUM_ITEMS - 1, p=shares)) + 1
+            session.append(number)
+            history.append((so_far + [0] * 5)[:5])
+            item.append(chosen)
+            truth.append(shares)
+            so_far.append(chosen)
+    return np.array(session, np.uint64), Rounds(np.array(history), np.array(item)), np.array(truth)
+
+
+def test_counts_of_parts_add_up_to_those_of_the_whole():
+    session, rounds, _ = markov_log(60, 0)
+    half = session < 25
+    whole = Counts.of(rounds, NUM_ITEMS)
+    summed = Counts.of(rounds.take(half), NUM_ITEMS) + Counts.of(rounds.take(~half), NUM_ITEMS)
+    for name in ("item", "first", "pair", "times"):
+        np.testing.assert_array_equal(getattr(summed, name), getattr(whole, name))
+    last, item = rounds.last, rounds.item
+    chosen = (last == last[7]) & (item == item[7])
+    assert whole.pairs(last[[7]], item[[7]]) == chosen.sum()
+
+
+def test_probabilities_of_all_items_sum_to_one():
+    _, rounds, _ = markov_log(100, 0)
+    model = CountBehaviour(Counts.of(rounds, NUM_ITEMS), rounds)
+    table = model.table(rounds.history)
+    np.testing.assert_allclose(table.sum(axis=1), 1.0, atol=1e-12)
+    assert table.min() > 0.0
+    np.testing.assert_allclose(model.probabilities(rounds.history, rounds.item[:, None])[:, 0], table[np.arange(500), rounds.item - 1])
+
+
+def test_a_state_that_was_never_seen_has_probabilities_too():
+    _, rounds, _ = markov_log(50, 0)
+    model = CountBehaviour(Counts.of(rounds, NUM_ITEMS), rounds)
+    # The unknown item, and nothing at all.
+    table = model.table(np.array([[NUM_ITEMS, 0], [0, 0]]))
+    np.testing.assert_allclose(table[1].sum(), 1.0, atol=1e-12)
+    assert (table > 0.0).all()
+
+
+def test_it_comes_near_the_policy_that_logged():
+    session, rounds, truth = markov_log(4000, 1)
+    model = CrossFittedBehaviour(NUM_ITEMS)
+    model.fit(session, rounds)
+    table = model.table(session, rounds.history)
+    distance = np.abs(table - truth).sum(axis=1).mean() / 2.0
+    # A policy that only knew popularity is further off than three times as much.
+    popular = np.bincount(rounds.item, minlength=NUM_ITEMS)[1:] / len(rounds.item)
+    assert distance < 0.08 < 3.0 * 0.08 < np.abs(popular - truth).sum(axis=1).mean() / 2.0
+    assert Calibration.of(table[:2000], rounds.item[:2000] - 1).error() < 0.03
+
+
+def test_on_few_sessions_it_is_calibrated_where_plain_counts_are_not():
+    session, rounds, _ = markov_log(120, 2)
+    model = CrossFittedBehaviour(NUM_ITEMS)
+    model.fit(session, rounds)
+    crossed = Calibration.of(model.table(session, rounds.history), rounds.item - 1).error()
+    # Transitions as they were counted, asked about sessions that were not: the same model without weights.
+    counts, (_, fresh, _) = Counts.of(rounds, NUM_ITEMS), markov_log(120, 3)
+    items = np.broadcast_to(np.arange(1, NUM_ITEMS), (len(fresh.item), NUM_ITEMS - 1))
+    seen = counts.pairs(np.broadcast_to(fresh.last[:, None], items.shape), items)
+    plain = seen / np.maximum(counts.first[fresh.last], 1)[:, None]
+    assert crossed < 0.1 < Calibration.of(plain, fresh.item - 1).error()
+
+
+def test_no_session_is_predicted_by_what_it_said_itself():
+    session, rounds, _ = markov_log(90, 4)
+    model = CrossFittedBehaviour(NUM_ITEMS)
+    model.fit(session, rounds)
+    before = model.probabilities(session, rounds.history, rounds.item[:, None])
+    mine = session == 11
+    changed = Rounds(rounds.history, np.where(mine, 1 + (rounds.item + 7) % 20, rounds.item))
+    again = CrossFittedBehaviour(NUM_ITEMS)
+    again.fit(session, changed)
+    after = again.probabilities(session, rounds.history, rounds.item[:, None])
+    np.testing.assert_array_equal(before[mine], after[mine])
+    assert not np.array_equal(before[~mine], after[~mine])
+
+
+def test_too_few_sessions_are_an_error():
+    session, rounds, _ = markov_log(1, 0)
+    with pytest.raises(ValueError, match="too few for 3 folds"):
+        CrossFittedBehaviour(NUM_ITEMS).fit(session, rounds)
