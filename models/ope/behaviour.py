@@ -130,6 +130,22 @@ class CountBehaviour:
         """[n, N-1] probabilities of all items 1 to N - 1; rows have sum 1 up to what unknown items took."""
         return self.probabilities(history, np.broadcast_to(np.arange(1, self._num_items), (len(history), self._num_items - 1)))
 
+    def best(self, history: Ints, k: int) -> Ints:
+        """[n, k] likeliest items after histories [n, L], from what stood there lately, what followed and what is popular; 0 behind them."""
+        counts, last = self._counts, Rounds(history, history[:, 0]).last
+        order = np.lexsort((counts.pair, -counts.times, counts.pair // len(counts.first)))
+        begins = np.concatenate([[0], np.cumsum(np.bincount(counts.pair // len(counts.first), minlength=len(counts.first)))])
+        places = begins[last][:, None] + np.arange(k)
+        follows = places < begins[last + 1][:, None]
+        after = np.where(follows, counts.pair[order[np.minimum(places, max(0, len(order) - 1))]] % len(counts.first), 0)
+        popular = np.argsort(-counts.item[1:], kind="stable")[:k] + 1
+        candidates = np.concatenate([history, after, np.broadcast_to(popular, (len(history), len(popular)))], axis=1)
+        candidates = np.sort(np.where(candidates < self._num_items, candidates, 0), axis=1)
+        candidates[:, 1:][candidates[:, 1:] == candidates[:, :-1]] = 0
+        chance = np.where(candidates > 0, self.probabilities(history, candidates), -1.0)
+        chosen = np.argsort(-chance, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(candidates, chosen, axis=1)
+
     def _possible(self) -> Floats:
         """[levels + 1, 5] 1 where a part can have a weight."""
         possible = np.ones_like(self._weights)
@@ -207,6 +223,17 @@ class CrossFittedBehaviour:
             rows = np.flatnonzero(fold == number)
             if len(rows):
                 found[rows] = model.probabilities(history[rows], item[rows])
+        return found
+
+    def best(self, session: Keys, history: Ints, k: int) -> Ints:
+        """[n, k] likeliest items by the model that has not seen the session, 0 behind them."""
+        fold = folds(session, self._num_folds, self._seed)
+        found = np.zeros((len(history), k), np.int64)
+        for number, model in enumerate(self.models):
+            rows = np.flatnonzero(fold == number)
+            if len(rows):
+                best = model.best(history[rows], k)
+                found[rows, : best.shape[1]] = best
         return found
 
     def table(self, session: Keys, history: Ints) -> Floats:

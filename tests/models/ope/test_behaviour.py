@@ -108,3 +108,15 @@ def test_too_few_sessions_are_an_error():
     session, rounds, _ = markov_log(1, 0)
     with pytest.raises(ValueError, match="too few for 3 folds"):
         CrossFittedBehaviour(NUM_ITEMS).fit(session, rounds)
+
+
+def test_the_likeliest_items_are_nearly_those_of_the_whole_table():
+    session, rounds, _ = markov_log(300, 5)
+    model = CrossFittedBehaviour(NUM_ITEMS)
+    model.fit(session, rounds)
+    best = model.best(session, rounds.history, 4)
+    assert all(len(set(row)) == 4 for row in best.tolist())
+    table = model.table(session, rounds.history)
+    reached = np.take_along_axis(table, best - 1, axis=1).sum()
+    # Whoever is popular, followed or stood there is looked at; what is a little of everything may be passed over.
+    assert reached > 0.98 * (-np.sort(-table, axis=1)[:, :4]).sum()

@@ -1,0 +1,397 @@
+"""Whether reinforcement learning can pay on a log, from its numbers alone and before any training.
+
+What is looked at: how much reward there is to learn from, how much of it lies behind the next step, how freely the logging policy
+chose, whether items that are good now are others than items that are good in the long run, and how exactly a new policy could be
+judged from the log.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from models.ope import intervals
+from models.ope.bandit import SNIPS
+from models.ope.behaviour import CrossFittedBehaviour, Rounds
+from models.ope.diagnostics import Calibration, WeightStatistics
+from models.ope.log import SessionLog
+from models.ope.resampling import folds
+from models.ope.statistics import Panel
+from schemas.config import Config
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+
+Code = Literal["reward", "horizon", "exploration", "long_term_gap", "evaluation"]
+Verdict = Literal["yes", "perhaps", "no"]
+
+SHARES = (0.1, 0.25, 0.5, 1.0)
+"""Shares of decisions that a new policy makes otherwise."""
+_SLATE = 10
+_CALIBRATED_CELLS = 20_000_000
+_CHUNK = 64
+_LATEST_STEP = 20
+_PRIOR_EVENTS = 20.0
+_BEST_SHARE = 0.1
+_NORMAL_QUANTILE = 1.959964
+
+
+class Rules(Config):
+    """From where on a number speaks for or against."""
+
+    min_rewarded_sessions: int = pydantic.Field(default=200, ge=1)
+    """Sessions with a purchase, or, in a log without purchases, with any reward."""
+    min_future_share: float = pydantic.Field(default=0.3, ge=0.0, le=1.0)
+    """Share of the return after an event that comes later than the event itself."""
+    min_choices: float = pydantic.Field(default=2.0, ge=1.0)
+    """Items that the logging policy chose between, as the exponential of its entropy."""
+    max_calibration_error: float = pydantic.Field(default=0.05, ge=0.0, le=1.0)
+    """Of the model of the logging policy."""
+    max_half_width: float = pydantic.Field(default=0.1, gt=0.0)
+    """Half width of the interval of a policy that makes a quarter of all decisions otherwise, as a share of its value."""
+
+
+@dataclass(frozen=True)
+class LogSample:
+    """n rounds of some sessions.
+
+    Attributes:
+        session: [n] key of each round's session.
+        rounds: Histories and logged items, all of the vocabulary.
+        reward: [n].
+        to_go: [n] return from the event on, its own reward included.
+        propensity: [n] logged probabilities, or None.
+    """
+
+    session: Keys
+    rounds: Rounds
+    reward: Floats
+    to_go: Floats
+    propensity: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counts over the whole log.
+
+    Attributes:
+        sessions: Sessions.
+        events: Events.
+        purchases: Events that are purchases.
+        rewarded_sessions: Sessions with a purchase, or with any reward where there are no purchases.
+        reward: Sum of rewards.
+        repeats: Events on an item that stood in the session before.
+        repeats_of_last: Those on the very last item.
+        with_history: Events with an event before them.
+        lengths: Sessions by number of events, the last entry for all longer ones.
+        num_items: N, padding included.
+    """
+
+    sessions: int
+    events: int
+    purchases: int
+    rewarded_sessions: int
+    reward: float
+    repeats: int
+    repeats_of_last: int
+    with_history: int
+    lengths: tuple[int, ...]
+    num_items: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One question and its answer.
+
+    Attributes:
+        code: Which.
+        holds: True where it speaks for reinforcement learning.
+        value: What was measured; None where it could not be.
+        bound: From where on it speaks for it.
+        text: The same in words.
+    """
+
+    code: Code
+    holds: bool
+    value: float | None
+    bound: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The answer.
+
+    Attributes:
+        verdict: In a word.
+        recommendation: In a sentence or two.
+        findings: What it rests on.
+        numbers: Everything that was measured, plain data.
+    """
+
+    verdict: Verdict
+    recommendation: str
+    findings: tuple[Finding, ...]
+    numbers: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, never NaN."""
+        return asdict(self)
+
+
+def analyse(sample: LogSample, totals: Totals, rules: Rules | None = None) -> Analysis:
+    """Answers from the numbers of a log.
+
+    Raises:
+        ValueError: The sample has too few sessions for three folds.
+    """
+    rules = rules or Rules()
+    behaviour = CrossFittedBehaviour(totals.num_items)
+    behaviour.fit(sample.session, sample.rounds)
+    numbers: dict[str, Any] = {
+        "reward": _reward(totals),
+        "horizon": _horizon(sample, totals),
+        "repeats": _repeats(totals),
+        "logging": _logging(sample, behaviour, totals.num_items),
+        "long_term_gap": long_term_gap(sample),
+        "evaluation": _evaluation(sample, behaviour),
+        "sample": {"sessions": len(np.unique(sample.session)), "events": len(sample.reward)},
+    }
+    findings = tuple(_findings(numbers, rules))
+    verdict, recommendation = _conclude({finding.code: finding for finding in findings})
+    return Analysis(verdict, recommendation, findings, numbers)
+
+
+def _reward(totals: Totals) -> dict[str, Any]:
+    return {
+        "sessions": totals.sessions,
+        "events": totals.events,
+        "purchase_share": totals.purchases / max(1, totals.events),
+        "rewarded_sessions": totals.rewarded_sessions,
+        "rewarded_session_share": totals.rewarded_sessions / max(1, totals.sessions),
+        "reward_per_event": totals.reward / max(1, totals.events),
+        "return_per_session": totals.reward / max(1, totals.sessions),
+    }
+
+
+def _horizon(sample: LogSample, totals: Totals) -> dict[str, Any]:
+    lengths = np.array(totals.lengths)
+    cumulative = np.cumsum(lengths) / max(1, lengths.sum())
+    to_go = float(sample.to_go.sum())
+    return {
+        "mean_length": totals.events / max(1, totals.sessions),
+        "median_length": int(np.searchsorted(cumulative, 0.5)),
+        "ninth_decile_length": int(np.searchsorted(cumulative, 0.9)),
+        "future_share": 1.0 - float(sample.reward.sum()) / to_go if to_go > 0.0 else 0.0,
+        "lengths": list(totals.lengths),
+    }
+
+
+def _repeats(totals: Totals) -> dict[str, Any]:
+    return {"rate": totals.repeats / max(1, totals.with_history), "of_last_rate": totals.repeats_of_last / max(1, totals.with_history)}
+
+
+def _logging(sample: LogSample, behaviour: CrossFittedBehaviour, num_items: int) -> dict[str, Any]:
+    """How freely the logging policy chose, and whether a model of it can be believed."""
+    counts = np.bincount(sample.rounds.item, minlength=num_items).astype(np.float64)
+    shares = counts[counts > 0] / counts.sum()
+    rows = _some(len(sample.reward), max(1, _CALIBRATED_CELLS // num_items))
+    calibration: Calibration | None = None
+    for begin in range(0, len(rows), _CHUNK):
+        part = rows[begin : begin + _CHUNK]
+        table = behaviour.table(sample.session[part], sample.rounds.history[part])
+        found = Calibration.of(table, sample.rounds.item[part] - 1)
+        calibration = found if calibration is None else calibration.merge(found)
+    assert calibration is not None
+    logged = sample.propensity
+    loss = calibration.mean_log_loss() if logged is None else float(-np.log(logged).mean())
+    return {
+        "propensities_logged": logged is not None,
+        "least_propensity": None if logged is None else float(logged.min()),
+        "items": num_items - 1,
+        "effective_items": float(np.exp(-(shares * np.log(shares)).sum())),
+        "effective_choices": math.exp(loss),
+        "calibration_error": calibration.error(),
+        "calibrated_on_events": len(rows),
+    }
+
+
+def _some(count: int, limit: int) -> Ints:
+    """Places spread evenly over `count`, at most `limit`."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(np.int64))
+
+
+def long_term_gap(sample: LogSample) -> dict[str, Any]:
+    """What is lost by choosing for the reward of the event instead of for the return of the session.
+
+    Choices are items, told apart by whether they stood in the session already. On one half of the sessions they are put in order of
+    their mean reward and of their mean return to go, each less the mean of the same step; on the other half the tenth of all events that
+    each order holds best is compared by its return to go. Then the halves change places. Sessions that differ for reasons of their own
+    lie in the number too: it says whether there is something to look for, not what a policy will gain.
+
+    Returns:
+        `value`, `low`, `high`: difference of return to go, 95 % interval over sessions; `relative`, as a share of the mean return to go;
+        `agreement`: share of the events of one choice that are in the other.
+    """
+    repeated = (sample.rounds.history == sample.rounds.item[:, None]).any(axis=1)
+    arm = np.unique(sample.rounds.item * 2 + repeated, return_inverse=True)[1].ravel()
+    step = np.minimum((sample.rounds.history > 0).sum(axis=1), _LATEST_STEP)
+    half = folds(sample.session, 2, seed=1)
+    values, variances, agreements = [], [], []
+    for number in range(2):
+        known, asked = np.flatnonzero(half != number), np.flatnonzero(half == number)
+        scores, residual = [], np.zeros(0)
+        for column in (sample.reward, sample.to_go):
+            level = _means(step[known], column[known], _LATEST_STEP + 1, float(column[known].mean()))
+            scores.append(_means(arm[known], column[known] - level[step[known]], int(arm.max()) + 1, 0.0))
+            residual = column[asked] - level[step[asked]]
+        greedy, patient = (_best(score, arm[asked]) for score in scores)
+        parts = np.zeros(len(asked))
+        parts[patient] += (residual[patient] - residual[patient].mean()) / len(patient)
+        parts[greedy] -= (residual[greedy] - residual[greedy].mean()) / len(greedy)
+        by_session = np.bincount(np.unique(sample.session[asked], return_inverse=True)[1].ravel(), weights=parts)
+        values.append(float(residual[patient].mean() - residual[greedy].mean()))
+        variances.append(float((by_session**2).sum()))
+        agreements.append(len(np.intersect1d(greedy, patient)) / len(patient))
+    value, error = float(np.mean(values)), math.sqrt(sum(variances)) / 2.0
+    mean = float(sample.to_go.mean())
+    return {
+        "value": value,
+        "low": value - _NORMAL_QUANTILE * error,
+        "high": value + _NORMAL_QUANTILE * error,
+        "relative": value / mean if mean > 0.0 else 0.0,
+        "agreement": float(np.mean(agreements)),
+    }
+
+
+def _means(group: Ints, values: Floats, size: int, prior: float) -> Floats:
+    """[size] mean of each group, drawn towards a prior where there are few."""
+    sums, counts = np.bincount(group, weights=values, minlength=size), np.bincount(group, minlength=size)
+    means: Floats = (sums + _PRIOR_EVENTS * prior) / (counts + _PRIOR_EVENTS)
+    return means
+
+
+def _best(score: Floats, arm: Ints) -> Ints:
+    """Places of the events whose choices are best, about a tenth of them; equal scores by the number of the choice."""
+    order = np.lexsort((arm, -score[arm]))
+    return np.sort(order[: max(1, int(_BEST_SHARE * len(arm)))])
+
+
+def _evaluation(sample: LogSample, behaviour: CrossFittedBehaviour) -> dict[str, Any]:
+    """How exactly a policy could be judged that makes some decisions otherwise: it shows one of the ten likeliest items there."""
+    item = sample.rounds.item
+    estimated = behaviour.probabilities(sample.session, sample.rounds.history, item[:, None])[:, 0]
+    chance = estimated if sample.propensity is None else sample.propensity
+    likely = (behaviour.best(sample.session, sample.rounds.history, _SLATE) == item[:, None]).any(axis=1)
+    rows = []
+    for part in SHARES:
+        target = np.minimum(1.0, (1.0 - part) * chance + part * likely / _SLATE)
+        log = SessionLog.from_rounds(sample.session, sample.reward, target, chance)
+        panel = Panel([SNIPS()]).add(log)
+        weights = WeightStatistics.of_rounds(log)
+        (statistics,) = panel.statistics.values()
+        try:
+            interval = intervals.student_t(statistics)
+            half = (interval.high - interval.low) / 2.0
+        except intervals.NoIntervalError:
+            half = math.nan
+        value = statistics.estimate()
+        relative = half / abs(value) if math.isfinite(half) and value else None
+        rows.append(
+            {
+                "share": part,
+                "value": value if math.isfinite(value) else None,
+                "half_width": half if math.isfinite(half) else None,
+                "relative_half_width": relative,
+                "effective_share": weights.effective_size() / max(1, weights.size),
+                "largest_weight_share": weights.largest_share(),
+            }
+        )
+    return {"policies": rows, "propensities_logged": sample.propensity is not None}
+
+
+def _findings(numbers: dict[str, Any], rules: Rules) -> list[Finding]:
+    reward, horizon, logging = numbers["reward"], numbers["horizon"], numbers["logging"]
+    gap = numbers["long_term_gap"]
+    row = next(row for row in numbers["evaluation"]["policies"] if row["share"] == 0.25)
+    width, kind = row["relative_half_width"], "purchase" if reward["purchase_share"] > 0 else "reward"
+    calibrated = logging["propensities_logged"] or logging["calibration_error"] <= rules.max_calibration_error
+    how = "logged" if logging["propensities_logged"] else f"estimated, calibration error {logging['calibration_error']:.1%}"
+    return [
+        Finding(
+            "reward",
+            reward["rewarded_sessions"] >= rules.min_rewarded_sessions,
+            reward["rewarded_sessions"],
+            rules.min_rewarded_sessions,
+            f"{reward['rewarded_sessions']:,} sessions ({reward['rewarded_session_share']:.1%}) have a {kind}; "
+            f"{reward['purchase_share']:.2%} of {reward['events']:,} events are purchases",
+        ),
+        Finding(
+            "horizon",
+            horizon["future_share"] >= rules.min_future_share,
+            horizon["future_share"],
+            rules.min_future_share,
+            f"{horizon['future_share']:.0%} of the return from an event on comes after it; a session has {horizon['mean_length']:.1f} events, "
+            f"median {horizon['median_length']}",
+        ),
+        Finding(
+            "exploration",
+            logging["effective_choices"] >= rules.min_choices,
+            logging["effective_choices"],
+            rules.min_choices,
+            f"what was logged is as uncertain as an even choice between {logging['effective_choices']:,.1f} of {logging['items']:,} items",
+        ),
+        Finding(
+            "long_term_gap",
+            gap["low"] > 0.0,
+            gap["low"],
+            0.0,
+            f"events on what is best for the return bring {gap['value']:+.4f} more of it than events on what is best for the moment "
+            f"({gap['low']:+.4f} to {gap['high']:+.4f}, {gap['relative']:+.1%} of the mean); {gap['agreement']:.0%} of the two are the same",
+        ),
+        Finding(
+            "evaluation",
+            bool(calibrated and width is not None and width <= rules.max_half_width),
+            width,
+            rules.max_half_width,
+            "the log cannot judge a policy that makes a quarter of all decisions otherwise"
+            if width is None
+            else f"a policy that makes a quarter of all decisions otherwise is judged to plus or minus {width:.1%} of its value by this sample "
+            f"(propensities {how})",
+        ),
+    ]
+
+
+def _conclude(found: dict[Code, Finding]) -> tuple[Verdict, str]:
+    """The verdict and what to do."""
+    if not found["reward"].holds:
+        return "no", "There is too little reward to learn from. Collect more sessions, or give clicks a reward of their own."
+    if not found["horizon"].holds:
+        return "no", (
+            "Nearly all reward comes at once: there is no long term to plan for. Train a supervised ranker (trainer.algorithm.name: bc); "
+            "it needs less data and is judged by its ranking."
+        )
+    judged = (
+        "Its value can be judged from this log before any traffic."
+        if found["evaluation"].holds
+        else "This log cannot judge its value well: take more sessions, log propensities, or compare on live traffic."
+    )
+    if not found["exploration"].holds:
+        return (
+            "no",
+            "The logging policy hardly ever chose otherwise: the log cannot say what would have happened. Explore first, a few percent.",
+        )
+    if not found["long_term_gap"].holds:
+        return "perhaps", (
+            "What is good now and what is good in the long run are the same items as far as this log shows. Begin with a supervised ranker "
+            f"and keep it as the bar that a policy for long-term reward has to clear. {judged}"
+        )
+    return ("yes" if found["evaluation"].holds else "perhaps"), (
+        f"Choosing for the long run is something else than choosing for the moment: a policy for long-term reward can pay. {judged}"
+    )
