@@ -12,7 +12,7 @@ import pyarrow as pa
 from components.artifacts import Artifact
 from components.base import Context
 from components.model_io import item_rows
-from components.trajectory_io import ordered_batches, shard_files
+from components.trajectory_io import ordered_batches, ordered_propensities, shard_files
 from models.baselines import Baseline
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
@@ -38,15 +38,54 @@ class Protocol:
     max_states: int | None = None
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """The evaluated states of a split, in the order in which they are ranked.
+
+    Attributes:
+        session: [M] key of the session of each.
+        history: [M, L] items so far, oldest first, 0 behind them.
+        target: [M] logged item; N for an unknown one.
+        reward: [M] its reward.
+        propensity: [M] logged probability of the item, 0 where none was logged.
+    """
+
+    session: Ints
+    history: Ints
+    target: Ints
+    reward: npt.NDArray[np.float32]
+    propensity: npt.NDArray[np.float32]
+
+
+def read_decisions(examples: Artifact, split: str, num_items: int, protocol: Protocol) -> Decisions:
+    """Reads what a split decided, state by state as `rank_model` ranks them; `num_items` is N."""
+    parts: list[_States] = []
+    propensity: list[npt.NDArray[np.float32]] = []
+    for (_, states), chance in zip(_states(examples, split, num_items, protocol), _propensities(examples, split, protocol), strict=False):
+        parts.append(states)
+        propensity.append(chance)
+    width = max((part.history.shape[1] for part in parts), default=1)
+    histories = [np.pad(part.history, ((0, 0), (0, width - part.history.shape[1]))).astype(np.int32) for part in parts]
+    return Decisions(
+        np.concatenate([part.session for part in parts] or [np.zeros(0, np.int64)]),
+        np.concatenate(histories or [np.zeros((0, 1), np.int32)]),
+        np.concatenate([part.target for part in parts] or [np.zeros(0, np.int64)]),
+        np.concatenate([part.reward for part in parts] or [np.zeros(0, np.float32)]),
+        np.concatenate(propensity or [np.zeros(0, np.float32)]),
+    )
+
+
 @dataclass
 class _Collector:
     num_items: int
+    keep: int = 0
     rank: list[Ints] = field(default_factory=list)
     role: list[Ints] = field(default_factory=list)
     reward: list[npt.NDArray[np.float32]] = field(default_factory=list)
     session: list[Ints] = field(default_factory=list)
     known: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     recommended: dict[int, Ints] = field(default_factory=dict)
+    best: list[Ints] = field(default_factory=list)
 
     def add(self, items: Ints, states: _States) -> None:
         """Adds [M, MAX_RANK] recommendations for M states."""
@@ -56,6 +95,8 @@ class _Collector:
         self.reward.append(states.reward)
         self.session.append(states.session)
         self.known.append(states.known)
+        if self.keep:
+            self.best.append(items[:, : self.keep].astype(np.int64))
         for k in CUTOFFS:
             counts = np.bincount(items[:, :k].ravel(), minlength=self.num_items)
             self.recommended[k] = self.recommended.get(k, np.zeros(self.num_items, np.int64)) + counts
@@ -68,6 +109,7 @@ class _Collector:
             np.concatenate(self.session or [np.zeros(0, np.int64)]),
             np.concatenate(self.known or [np.zeros(0, bool)]),
             self.recommended,
+            np.concatenate(self.best) if self.best else None,
         )
 
 
@@ -103,6 +145,7 @@ def rank_model(
     protocol: Protocol,
     context: Context,
     vocabulary: pa.Table | None = None,
+    keep: int = 0,
 ) -> RankedSteps:
     """Ranks a split under a model, all states of a session from one causal pass.
 
@@ -114,6 +157,7 @@ def rank_model(
         protocol: What is evaluated.
         context: Where to report progress.
         vocabulary: Vocabulary the trajectories were written with, where it is not the model's own: items are matched by name.
+        keep: How many of the best items of every state are kept.
 
     Returns:
         The ranks, in ids of the trajectories' vocabulary.
@@ -121,7 +165,7 @@ def rank_model(
     vocabulary = own_vocabulary if vocabulary is None else vocabulary
     num_items = vocabulary.num_rows + 1
     translation = None if vocabulary is own_vocabulary else Translation(own_vocabulary, vocabulary)
-    collector = _Collector(num_items)
+    collector = _Collector(num_items, keep)
     with context.progress.task(f"rank {split}", examples.properties["splits"][split]["trajectories"], "records") as task:
         for batch, states in _states(examples, split, num_items, protocol):
             mask = _evaluated(batch, protocol)
@@ -182,6 +226,15 @@ def _states(examples: Artifact, split: str, num_items: int, protocol: Protocol) 
         seen += len(row)
         if protocol.max_states is not None and seen >= protocol.max_states:
             return
+
+
+def _propensities(examples: Artifact, split: str, protocol: Protocol) -> Iterator[npt.NDArray[np.float32]]:
+    """Logged propensities of the evaluated states of every batch that has any."""
+    files = shard_files(examples, split)
+    for batch, chance in zip(ordered_batches(files, _BATCH_RECORDS), ordered_propensities(files, _BATCH_RECORDS), strict=True):
+        mask = _evaluated(batch, protocol).numpy()
+        if mask.any():
+            yield chance.numpy()[mask]
 
 
 def _rows(states: _States, rows: slice) -> _States:

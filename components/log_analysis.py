@@ -178,7 +178,7 @@ def _write_sample(parts: list[tuple[tuple[int, int], Columns]], path: str) -> No
         if name == "history":
             columns = [np.pad(column, ((0, 0), (0, width - column.shape[1]))) for column in columns]
         joined[name] = np.concatenate(columns) if columns else np.zeros((0, 1) if name == "history" else 0)
-    np.savez(path, **joined)  # type: ignore[arg-type]
+    np.savez(path, **joined)
 
 
 def _sample(stored: Mapping[str, npt.NDArray[Any]]) -> LogSample:

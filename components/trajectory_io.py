@@ -7,7 +7,7 @@ alone, and a run that starts in the middle of an epoch reads on from the same pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,21 @@ def epoch_batches(files: list[str], batch_size: int, seed: int, epoch: int, roun
 
 def ordered_batches(files: list[str], batch_size: int) -> tf.data.Dataset:
     """Batches in an order that depends on the files alone, for evaluation; whoever stops early has seen sessions of all lengths."""
+    return _ordered(files, batch_size, lambda parsed, rows: _padded(parsed, rows, 1))
 
+
+def ordered_propensities(files: list[str], batch_size: int) -> tf.data.Dataset:
+    """Logged propensities [B, T] of the batches of `ordered_batches`, 0 where none was logged."""
+
+    def take(parsed: dict[str, Any], rows: tf.Tensor) -> tf.Tensor:
+        chance = tf.gather(parsed[trajectory.PROPENSITY], rows).to_tensor()
+        steps = tf.reduce_max(tf.gather(parsed["length"], rows))
+        return tf.pad(chance, [[0, 0], [0, steps - tf.shape(chance)[1]]])
+
+    return _ordered(files, batch_size, take)
+
+
+def _ordered(files: list[str], batch_size: int, take_rows: Callable[[dict[str, Any], tf.Tensor], Any]) -> tf.data.Dataset:
     def cut(serialized: tf.Tensor) -> tf.data.Dataset:
         parsed = parse(serialized)
         count = tf.shape(serialized, tf.int64)[0]
@@ -95,9 +109,9 @@ def ordered_batches(files: list[str], batch_size: int) -> tf.data.Dataset:
         num_batches = (count + batch_size - 1) // batch_size
         order = tf.argsort(tf.random.stateless_uniform([num_batches], [0, 0]))
 
-        def take(index: tf.Tensor) -> TrajectoryBatch:
+        def take(index: tf.Tensor) -> Any:
             start = tf.cast(order[index], tf.int64) * batch_size
-            return _padded(parsed, by_length[start : start + batch_size], 1)
+            return take_rows(parsed, by_length[start : start + batch_size])
 
         return tf.data.Dataset.range(num_batches).map(take)
 
@@ -106,7 +120,7 @@ def ordered_batches(files: list[str], batch_size: int) -> tf.data.Dataset:
 
 def parse(serialized: tf.Tensor) -> dict[str, Any]:
     """Parses [n] serialized records into ragged features [n, (T)] and plain ones [n]."""
-    spec = {name: tf.io.RaggedFeature(_dtype(name)) for name in _FEATURES}
+    spec = {name: tf.io.RaggedFeature(_dtype(name)) for name in (*_FEATURES, trajectory.PROPENSITY)}
     plain = {name: tf.io.FixedLenFeature([], _dtype(name)) for name in (trajectory.NUM_CONTEXT, trajectory.IS_TERMINAL)}
     names = {name: tf.io.FixedLenFeature([], tf.string) for name in (trajectory.USER_ID, trajectory.SESSION_ID)}
     parsed: dict[str, Any] = tf.io.parse_example(serialized, {**spec, **plain, **names})

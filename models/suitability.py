@@ -337,8 +337,8 @@ def _findings(numbers: dict[str, Any], rules: Rules) -> list[Finding]:
             horizon["future_share"] >= rules.min_future_share,
             horizon["future_share"],
             rules.min_future_share,
-            f"{horizon['future_share']:.0%} of the return from an event on comes after it; a session has {horizon['mean_length']:.1f} events, "
-            f"median {horizon['median_length']}",
+            f"{horizon['future_share']:.0%} of the return from an event on comes after it; a session has "
+            f"{horizon['mean_length']:.1f} events, median {horizon['median_length']}",
         ),
         Finding(
             "exploration",
@@ -352,8 +352,9 @@ def _findings(numbers: dict[str, Any], rules: Rules) -> list[Finding]:
             gap["low"] > 0.0,
             gap["low"],
             0.0,
-            f"events on what is best for the return bring {gap['value']:+.4f} more of it than events on what is best for the moment "
-            f"({gap['low']:+.4f} to {gap['high']:+.4f}, {gap['relative']:+.1%} of the mean); {gap['agreement']:.0%} of the two are the same",
+            f"events on what is best for the return bring {gap['value']:+.4f} more of it than events on what is best for the "
+            f"moment ({gap['low']:+.4f} to {gap['high']:+.4f}, {gap['relative']:+.1%} of the mean); "
+            f"{gap['agreement']:.0%} of the two are the same",
         ),
         Finding(
             "evaluation",
@@ -362,8 +363,8 @@ def _findings(numbers: dict[str, Any], rules: Rules) -> list[Finding]:
             rules.max_half_width,
             "the log cannot judge a policy that makes a quarter of all decisions otherwise"
             if width is None
-            else f"a policy that makes a quarter of all decisions otherwise is judged to plus or minus {width:.1%} of its value by this sample "
-            f"(propensities {how})",
+            else f"a policy that makes a quarter of all decisions otherwise is judged to plus or minus {width:.1%} of its value by "
+            f"this sample (propensities {how})",
         ),
     ]
 

@@ -11,9 +11,11 @@ import numpy as np
 
 from components.artifacts import BLESSED, METRICS_FILE, NOT_BLESSED, Artifact, ArtifactError, write_json
 from components.base import ComponentError, Context, Properties
-from components.evaluation import Protocol, rank_baseline, rank_model
-from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge
+from components.evaluation import Protocol, rank_baseline, rank_model, read_decisions
+from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, Check, judge, judge_slices, judge_value
 from components.evaluator.config import EvaluatorConfig
+from components.evaluator.slices import measure_slices, slice_masks
+from components.evaluator.value import estimate_value
 from components.model_io import RankingModel, load_ranking_model
 from components.neighbours import read_neighbours
 from models.baselines import BASELINES
@@ -33,6 +35,8 @@ def execute(
     previous, unavailable = _previous(inputs, candidate)
     results: Results = {}
     counts: dict[str, dict[str, int]] = {}
+    value: dict[str, Any] | None = None
+    slices: dict[str, dict[str, Any]] = {}
     neighbours = read_neighbours(inputs["neighbours"])
     if len(neighbours.item_id) != num_items:
         raise ComponentError(
@@ -44,11 +48,21 @@ def execute(
         results[split] = {}
         for kind in config.protocols:
             protocol = Protocol(config.min_history, kind == "seen_removed", config.max_states)
-            ranked = {CANDIDATE: rank_model(candidate.rank, candidate.vocabulary, examples, split, protocol, context)}
+            # The verdict is by the last split, and there alone by what was logged: items of the session were shown again.
+            decides = split == config.splits[-1] and kind == config.protocols[0] and not protocol.exclude_seen
+            keep = config.ope.k if config.ope.enabled and decides else 0
+            ranked = {
+                CANDIDATE: rank_model(candidate.rank, candidate.vocabulary, examples, split, protocol, context, keep=keep),
+            }
             if previous is not None:
                 ranked[LAST_BLESSED] = rank_model(
-                    previous.rank, previous.vocabulary, examples, split, protocol, context, candidate.vocabulary
+                    previous.rank, previous.vocabulary, examples, split, protocol, context, candidate.vocabulary, keep
                 )
+            if keep:
+                value = estimate_value(config, ranked, examples, split, num_items, context)
+            if decides:
+                masks = slice_masks(read_decisions(examples, split, num_items, protocol), num_items)
+                slices = measure_slices(ranked, masks, config.blessing.metric, config.num_resamples, config.seed)
             for name, baseline in baselines.items():
                 ranked[name] = rank_baseline(baseline, examples, split, num_items, protocol, context)
             prefix = "" if kind == "seen_kept" else f"{kind}/"
@@ -56,9 +70,18 @@ def execute(
             for name, metrics in measured.items():
                 results[split].setdefault(name, {}).update(metrics)
             counts[split] = _counts(ranked[CANDIDATE])
-    write_json(outputs["evaluation"] / METRICS_FILE, {"metrics": results, "counts": counts, "protocol": config.model_dump(mode="json")})
-    verdict = _bless(results[config.splits[-1]], config, unavailable, inputs, outputs["blessing"])
-    return {"evaluation": {"metrics": results, "counts": counts}, "blessing": verdict}
+    measured_parts = {"metrics": results, "counts": counts, "value": value, "slices": slices}
+    write_json(outputs["evaluation"] / METRICS_FILE, {**measured_parts, "protocol": config.model_dump(mode="json")})
+    checks = [
+        *judge(_values(results[config.splits[-1]]), config.blessing, unavailable),
+        *judge_value(value, config.blessing),
+        *judge_slices(slices, config.blessing),
+    ]
+    return {"evaluation": measured_parts, "blessing": _bless(checks, config, inputs, outputs["blessing"])}
+
+
+def _values(results: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, float]]:
+    return {model: {name: entry[0] for name, entry in metrics.items()} for model, metrics in results.items()}
 
 
 def _previous(inputs: Mapping[str, Artifact], candidate: RankingModel) -> tuple[RankingModel | None, str | None]:
@@ -96,21 +119,22 @@ def _counts(steps: RankedSteps) -> dict[str, int]:
     }
 
 
-def _bless(
-    results: Mapping[str, Mapping[str, list[float]]],
-    config: EvaluatorConfig,
-    unavailable: str | None,
-    inputs: Mapping[str, Artifact],
-    folder: Path,
-) -> dict[str, Any]:
-    values = {model: {name: entry[0] for name, entry in metrics.items()} for model, metrics in results.items()}
-    checks = judge(values, config.blessing, unavailable)
-    blessed = all(check.passed for check in checks)
+def _bless(checks: list[Check], config: EvaluatorConfig, inputs: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+    """Writes the verdict; a forced one keeps who forced it, why, and against what."""
+    force = config.blessing.force
+    failed = [check for check in checks if not check.passed]
+    forced = force.model_dump() | {"against": [check.name for check in failed]} if force and failed else None
+    blessed = not failed or forced is not None
     folder.mkdir(parents=True)
     (folder / (BLESSED if blessed else NOT_BLESSED)).touch()
+    reasons = [check.reason for check in checks if check.passed == blessed]
+    if forced:
+        against = "; ".join(check.reason for check in failed)
+        reasons = [f"forced by {forced['by']} ({forced['reason']}) against: {against}"]
     return {
         "blessed": int(blessed),
-        "reasons": [check.reason for check in checks if check.passed == blessed],
+        "forced": forced,
+        "reasons": reasons,
         "checks": [asdict(check) for check in checks],
         "current_model": inputs["model"].digest,
         "baseline_model": inputs["baseline_model"].digest if "baseline_model" in inputs else None,

@@ -112,8 +112,8 @@ class CountBehaviour:
             joint = self._weights[level] * parts
             shares = joint / joint.sum(axis=1, keepdims=True)
             sums = np.stack([np.bincount(level, weights=shares[:, part], minlength=len(self._weights)) for part in range(_PARTS)], axis=1)
-            sums += _PRIOR * self._possible()
-            self._weights = sums / sums.sum(axis=1, keepdims=True)
+            kept = sums + _PRIOR * self._possible()
+            self._weights = kept / kept.sum(axis=1, keepdims=True)
 
     @property
     def weights(self) -> Floats:
