@@ -357,6 +357,26 @@ def predict(
 
 
 @app.command()
+def explain(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Number of a pushed version, or its folder.")],
+    root: Root = Path("artifacts"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print it all, as JSON.")] = False,
+) -> None:
+    """Say where a pushed version comes from: data, code, metrics, audit, and who forced its blessing."""
+    import json
+
+    from pipeline.explain import as_text
+    from pipeline.explain import explain as find
+    from schemas.config import ConfigError
+
+    try:
+        found = find(root.resolve(), version)
+    except ConfigError as error:
+        _usage(str(error))
+    print(json.dumps(found, indent=1, sort_keys=True) if as_json else as_text(found))
+
+
+@app.command()
 def compile(
     config: ConfigPath = None,
     overrides: Overrides = None,

@@ -108,6 +108,8 @@ GRAPH: tuple[Step, ...] = (
         serving_model=FromStep("exporter", "serving_model"),
         blessing=FromStep("evaluator", "blessing"),
         infra_blessing=FromStep("infra_validator", "infra_blessing"),
+        evaluation=FromStep("evaluator", "evaluation"),
+        audit=FromStep("leakage_audit", "audit"),
     ),
 )
 """All steps, each after those it reads from."""

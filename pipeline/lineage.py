@@ -65,7 +65,13 @@ class Lineage:
             os.close(descriptor)
 
     def latest_first(self, pipeline: str, step: str) -> Iterator[Execution]:
-        """Executions of a step, the latest first; a line that a killed process left half written is passed over."""
+        """Executions of a step of a pipeline, the latest first."""
+        for execution in self.executions():
+            if execution.pipeline == pipeline and execution.step == step:
+                yield execution
+
+    def executions(self) -> Iterator[Execution]:
+        """All executions, the latest first; a line that a killed process left half written is passed over."""
         if not self.path.is_file():
             return
         for line in reversed(self.path.read_text(encoding="utf-8").splitlines()):
@@ -73,9 +79,8 @@ class Lineage:
                 entry: dict[str, Any] = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if entry["pipeline"] == pipeline and entry["step"] == step:
-                # A later version may say more.
-                yield Execution(**{field.name: entry[field.name] for field in fields(Execution)})
+            # A later version may say more.
+            yield Execution(**{field.name: entry[field.name] for field in fields(Execution)})
 
     def find(self, wanted: FromHistory, pipeline: str, differs_from: str | None) -> Artifact | None:
         """The latest artifact that fits and still exists unchanged.
