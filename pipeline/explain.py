@@ -96,9 +96,8 @@ def _ancestors(executions: list[Execution], last: Execution) -> dict[str, Execut
 
 
 def _step(execution: Execution, artifacts: dict[tuple[str, str], Artifact]) -> dict[str, Any]:
-    provenance: dict[str, Any] = next(
-        (artifact.manifest.get("provenance", {}) for (step, _), artifact in artifacts.items() if step == execution.step), {}
-    )
+    mine = [artifact for (step, _), artifact in artifacts.items() if step == execution.step]
+    provenance: dict[str, Any] = dict(mine[0].manifest.get("provenance", {})) if mine else {}
     return {
         "run_id": provenance.get("run_id", execution.run_id),
         "status": execution.status,

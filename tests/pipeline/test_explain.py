@@ -80,7 +80,7 @@ def test_what_is_gone_is_left_out(artifacts: dict[str, Artifact], tmp_path: Path
 
 def test_a_version_that_was_never_pushed_is_an_error(artifacts: dict[str, Artifact], tmp_path: Path):
     record(tmp_path, artifacts)
-    with pytest.raises(ConfigError, match="no version '18' was pushed from .*; known: 17"):
+    with pytest.raises(ConfigError, match=r"no version '18' was pushed from .*; known: 17"):
         explain(tmp_path, "18")
 
 

@@ -182,11 +182,39 @@ CHECKS = [
 ]
 
 
+def estimated_value() -> dict[str, Any]:
+    """One estimator with a value and one that the log does not support."""
+    interval = {"method": "bootstrap", "value": 0.42, "low": 0.4, "high": 0.44}
+    given = {"key": "snips", "interval": interval, "reasons": [], "effective_size": 900.0, "behaviour_is_estimated": True}
+    reason = {"code": "uncalibrated_behaviour", "found": 0.08, "bound": 0.05}
+    refused = given | {"interval": None, "reasons": [reason]}
+    numbers = {"effective_size": 900.0, "tail_index": None, "calibration_error": 0.08}
+    return {
+        "key": "top10_logged@0.5",
+        "split": "test",
+        "decided_by": "snips",
+        "deployed": "logging_policy",
+        "propensities": "estimated",
+        "rounds": 2_500,
+        "rounds_left_out": 138,
+        "sessions": 905,
+        "values": {"snips": {"candidate": given, "logging_policy": given}, "dm": {"candidate": refused, "logging_policy": given}},
+        "difference": {"interval": None, "deployed_value": 0.4, "reasons": [reason | {"policy": "candidate"}]},
+        "diagnostics": {"candidate": numbers, "logging_policy": numbers},
+        "weights": [[0.5, 0.6, 0.3], [1.0, 0.3, 0.3], [2.0, 0.1, 0.4]],
+        "calibration": {"error": 0.08, "log_loss": 3.2, "rounds": 500, "bins": [[0.4, 0.35, 100], [0.01, 0.012, 9_000]]},
+    }
+
+
+def slices() -> dict[str, Any]:
+    return {"item/tail": {"events": 900, "sessions": 500, "models": {"candidate": [0.2, 0.1, 0.3], "popularity": [0.0, 0.0, 0.0]}}}
+
+
 def evaluator(blessed: bool = True) -> Outputs:
     models = {"candidate": metrics(0.3863), "repeat_last": metrics(0.3377), "popularity": metrics(0.0857)}
     counts = {"test": {"events": 2_638, "sessions": 905, "events_on_unknown_items": 66}}
     protocol = {"splits": ["test"], "min_history": 1, "max_states": None, "num_resamples": 1000, "blessing": {"metric": "ndcg@10"}}
-    measured = {"metrics": {"test": models}, "counts": counts}
+    measured = {"metrics": {"test": models}, "counts": counts, "value": estimated_value(), "slices": slices()}
     checks = [check | {"passed": check["passed"] or blessed} for check in CHECKS]
     reasons = [check["reason"] for check in checks if check["passed"] == blessed]
     return {
@@ -242,6 +270,11 @@ def make_run(tmp_path: Path) -> MakeRun:
     return make
 
 
+def leakage_audit() -> Outputs:
+    check = {"name": "time_order", "status": "warned", "reason": EVIL, "found": 1, "of": 2, "allowed": 0, "details": {}}
+    return {"audit": ("LeakageAudit", {"passed": 1, "checks": [check], "splits": {"train": {"records": 9, "targets": 20}}}, {})}
+
+
 def complete(blessed: bool = True) -> dict[str, Outputs]:
     return {
         "trajectory_gen": trajectory_gen(),
@@ -249,6 +282,7 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "schema_gen": {"schema": ("Schema", {"features": ["item_id"]}, {})},
         "example_validator": example_validator(),
         "neighbour_gen": {"neighbours": ("Neighbours", {"records": 7_000, "pairs": 12, "items_with_neighbours": 5, "num_items": 11}, {})},
+        "leakage_audit": leakage_audit(),
         "trainer": trainer(),
         "evaluator": evaluator(blessed),
         "exporter": exporter(),
@@ -523,3 +557,18 @@ def test_importing_the_report_imports_neither_frameworks_nor_templates(repositor
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert found.stdout.strip() == "[]"
+
+
+def test_why_a_model_may_be_trusted_stands_in_the_report(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    assert "could not be made" not in page.text
+    for part in (
+        "Leakage audit",
+        "Estimated value",
+        "snips, candidate",
+        "dm, candidate: uncalibrated behaviour",
+        "uncalibrated behaviour: found 0.08, bound 0.05",
+        "2,500 events of 905 sessions, propensities estimated",
+        "item/tail",
+    ):
+        assert part in page.text, part
