@@ -7,7 +7,9 @@ from components.exporter.component import EXPORTER
 from components.infra_validator.component import INFRA_VALIDATOR
 from components.leakage_audit.component import LEAKAGE_AUDIT
 from components.neighbour_gen.component import NEIGHBOUR_GEN
+from components.online_tuner.component import ONLINE_TUNER
 from components.pusher.component import PUSHER
+from components.relabeller.component import RELABELLER
 from components.schema_gen.component import SCHEMA_GEN
 from components.statistics_gen.component import STATISTICS_GEN
 from components.trainer.component import TRAINER
@@ -23,7 +25,9 @@ COMPONENTS: Registry[Component] = Registry(
         "example_validator": EXAMPLE_VALIDATOR,
         "neighbour_gen": NEIGHBOUR_GEN,
         "leakage_audit": LEAKAGE_AUDIT,
+        "relabeller": RELABELLER,
         "trainer": TRAINER,
+        "online_tuner": ONLINE_TUNER,
         "evaluator": EVALUATOR,
         "exporter": EXPORTER,
         "infra_validator": INFRA_VALIDATOR,
