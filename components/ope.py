@@ -69,18 +69,17 @@ def read_log(path: Path) -> SessionLog:
         return SessionLog(**{name: stored[name] for name in stored.files})
 
 
+PanelJob = tuple[SessionLog, Sequence[Estimator]]
+"""A log and the estimators whose sums over it are wanted."""
+
+
 def estimate_panels(
-    logs: Mapping[str, SessionLog],
-    estimators: Sequence[Estimator],
-    resampling: Resampling | None,
-    context: Context,
-    rounds_of_a_part: int = _ROUNDS_OF_A_PART,
+    jobs: Mapping[str, PanelJob], resampling: Resampling | None, context: Context, rounds_of_a_part: int = _ROUNDS_OF_A_PART
 ) -> dict[str, Panel]:
-    """Panels of several policies over their logs, equal to the last bit to `Panel.add` on one machine.
+    """Panels of several logs, equal to the last bit to `Panel.add` on one machine.
 
     Args:
-        logs: By policy; the logs are of the same sessions where values are to be compared in pairs.
-        estimators: Whose sums.
+        jobs: By any name; logs whose values are to be compared in pairs are of the same sessions.
         resampling: Resamples; None for none.
         context: How Beam runs; parts lie in its scratch folder.
         rounds_of_a_part: About how many rounds a worker takes at a time.
@@ -88,30 +87,43 @@ def estimate_panels(
     folder = context.scratch / "ope"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    parts: list[tuple[str, str]] = []
-    for place, (policy, log) in enumerate(logs.items()):
-        for number, (begin, end) in enumerate(_cuts(log, rounds_of_a_part)):
-            path = folder / f"{place}-{number:05d}.npz"
-            write_log(log.select(begin, end), path)
-            parts.append((policy, str(path)))
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, (_, estimators) in jobs.items():
+        groups.setdefault(tuple(estimator.key for estimator in estimators), []).append(name)
+    places = {name: place for place, name in enumerate(jobs)}
     with beam_pipeline(context) as pipeline:
-        _ = (
-            pipeline
-            | "CreateParts" >> beam.Create(parts)
-            | "SpreadParts" >> beam.Reshuffle()
-            | "ReadLog" >> beam.ParDo(ReadLog())
-            | "CombinePanels" >> beam.CombinePerKey(CombinePanels(estimators, resampling))
-            | "ToDict" >> beam.combiners.ToDict()
-            | "WritePanels" >> beam.Map(_write, str(folder / "panels.pickle"))
-        )
-    found: dict[str, Panel] = pickle.loads((folder / "panels.pickle").read_bytes())
+        for number, names in enumerate(groups.values()):
+            parts = [(name, path) for name in names for path in _write_parts(jobs[name][0], folder, places[name], rounds_of_a_part)]
+            _ = (
+                pipeline
+                | f"CreateParts{number}" >> beam.Create(parts)
+                | f"SpreadParts{number}" >> beam.Reshuffle()
+                | f"ReadLog{number}" >> beam.ParDo(ReadLog())
+                | f"CombinePanels{number}" >> beam.CombinePerKey(CombinePanels(jobs[names[0]][1], resampling))
+                | f"ToDict{number}" >> beam.combiners.ToDict()
+                | f"WritePanels{number}" >> beam.Map(_write, str(folder / f"panels-{number}.pickle"))
+            )
+    found: dict[str, Panel] = {}
+    for number in range(len(groups)):
+        found |= pickle.loads((folder / f"panels-{number}.pickle").read_bytes())
     shutil.rmtree(folder, ignore_errors=True)
     return found
+
+
+def _write_parts(log: SessionLog, folder: Path, place: int, rounds: int) -> list[str]:
+    """Files of a log's parts, at least one."""
+    paths = []
+    for number, (begin, end) in enumerate(_cuts(log, rounds)):
+        paths.append(str(folder / f"{place}-{number:05d}.npz"))
+        write_log(log.select(begin, end), Path(paths[-1]))
+    return paths
 
 
 def _cuts(log: SessionLog, rounds: int) -> Iterator[tuple[int, int]]:
     """Stretches of sessions with about so many rounds."""
     begin = 0
+    if not log.num_sessions:
+        yield 0, 0
     while begin < log.num_sessions:
         end = max(begin + 1, int(np.searchsorted(log.offsets, log.offsets[begin] + rounds, side="right")) - 1)
         yield begin, end

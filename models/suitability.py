@@ -18,7 +18,7 @@ import pydantic
 from models.ope import intervals
 from models.ope.bandit import SNIPS
 from models.ope.behaviour import CrossFittedBehaviour, Rounds
-from models.ope.diagnostics import Calibration, WeightStatistics
+from models.ope.diagnostics import WeightStatistics
 from models.ope.log import SessionLog
 from models.ope.resampling import folds
 from models.ope.statistics import Panel
@@ -34,8 +34,6 @@ Verdict = Literal["yes", "perhaps", "no"]
 SHARES = (0.1, 0.25, 0.5, 1.0)
 """Shares of decisions that a new policy makes otherwise."""
 _SLATE = 10
-_CALIBRATED_CELLS = 20_000_000
-_CHUNK = 64
 _LATEST_STEP = 20
 _PRIOR_EVENTS = 20.0
 _BEST_SHARE = 0.1
@@ -201,14 +199,7 @@ def _logging(sample: LogSample, behaviour: CrossFittedBehaviour, num_items: int)
     """How freely the logging policy chose, and whether a model of it can be believed."""
     counts = np.bincount(sample.rounds.item, minlength=num_items).astype(np.float64)
     shares = counts[counts > 0] / counts.sum()
-    rows = _some(len(sample.reward), max(1, _CALIBRATED_CELLS // num_items))
-    calibration: Calibration | None = None
-    for begin in range(0, len(rows), _CHUNK):
-        part = rows[begin : begin + _CHUNK]
-        table = behaviour.table(sample.session[part], sample.rounds.history[part])
-        found = Calibration.of(table, sample.rounds.item[part] - 1)
-        calibration = found if calibration is None else calibration.merge(found)
-    assert calibration is not None
+    calibration, _ = behaviour.check(sample.session, sample.rounds)
     logged = sample.propensity
     loss = calibration.mean_log_loss() if logged is None else float(-np.log(logged).mean())
     return {
@@ -218,13 +209,8 @@ def _logging(sample: LogSample, behaviour: CrossFittedBehaviour, num_items: int)
         "effective_items": float(np.exp(-(shares * np.log(shares)).sum())),
         "effective_choices": math.exp(loss),
         "calibration_error": calibration.error(),
-        "calibrated_on_events": len(rows),
+        "calibrated_on_events": calibration.num_rounds,
     }
-
-
-def _some(count: int, limit: int) -> Ints:
-    """Places spread evenly over `count`, at most `limit`."""
-    return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(np.int64))
 
 
 def long_term_gap(sample: LogSample) -> dict[str, Any]:

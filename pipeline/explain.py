@@ -32,9 +32,10 @@ def explain(root: Path, version: str) -> dict[str, Any]:
     executions = list(lineage.executions())
     push = _push(executions, version.rstrip("/").rpartition("/")[2])
     if push is None:
-        known = sorted({str(found.properties["version"]) for _, found in _pushes(executions)})
+        known = sorted({str(found["version"]) for _, found in _pushes(executions)})
         raise ConfigError(f"no version {version!r} was pushed from {root}; known: {', '.join(known) or 'none'}")
     execution, pushed = push
+    blessed = next((found for found in executions if _made(found, "blessing") == execution.inputs.get("blessing", {}).get("digest")), None)
     steps = _ancestors(executions, execution)
     artifacts = {
         (step, name): artifact for step, found in steps.items() for name, entry in found.outputs.items() if (artifact := _open(entry))
@@ -42,8 +43,8 @@ def explain(root: Path, version: str) -> dict[str, Any]:
     examples, evaluation = artifacts.get(("trajectory_gen", "examples")), artifacts.get(("evaluator", "evaluation"))
     blessing, audit = artifacts.get(("evaluator", "blessing")), artifacts.get(("leakage_audit", "audit"))
     return {
-        "version": pushed.properties["version"],
-        "path": pushed.properties["path"],
+        "version": pushed["version"],
+        "path": pushed["path"],
         "pipeline": execution.pipeline,
         "run_id": execution.run_id,
         "pushed_at": execution.time,
@@ -52,22 +53,31 @@ def explain(root: Path, version: str) -> dict[str, Any]:
         "metrics": None if evaluation is None else _metrics(evaluation),
         "value": None if evaluation is None else evaluation.properties.get("value"),
         "audit": None if audit is None else audit.properties["checks"],
-        "blessing": None if blessing is None else dict(blessing.properties),
+        # The verdict is in the lineage itself, so that whoever forced it cannot get lost with a folder.
+        "blessing": dict(blessing.properties) if blessing else dict(blessed.facts.get("blessing", {})) or None if blessed else None,
     }
 
 
-def _pushes(executions: list[Execution]) -> Iterator[tuple[Execution, Artifact]]:
+def _pushes(executions: list[Execution]) -> Iterator[tuple[Execution, dict[str, Any]]]:
+    """Steps that pushed, with `version` and `path`."""
     for execution in executions:
-        entry = execution.outputs.get("pushed_model")
-        artifact = _open(entry) if entry else None
-        if artifact is not None and artifact.properties.get("pushed"):
-            yield execution, artifact
+        facts: dict[str, Any] = dict(execution.facts.get("pushed_model", {}))
+        if not facts and "pushed_model" in execution.outputs:
+            artifact = _open(execution.outputs["pushed_model"])
+            facts = dict(artifact.properties) if artifact else {}
+        if facts.get("pushed"):
+            yield execution, facts
 
 
-def _push(executions: list[Execution], version: str) -> tuple[Execution, Artifact] | None:
+def _push(executions: list[Execution], version: str) -> tuple[Execution, dict[str, Any]] | None:
     """The first push of a version: a later run may have found it there."""
-    found = [entry for entry in _pushes(executions) if str(entry[1].properties["version"]) == version]
+    found = [entry for entry in _pushes(executions) if str(entry[1]["version"]) == version]
     return found[-1] if found else None
+
+
+def _made(execution: Execution, output: str) -> str | None:
+    """Digest of an output of a step."""
+    return execution.outputs.get(output, {}).get("digest")
 
 
 def _open(entry: Any) -> Artifact | None:
@@ -141,5 +151,5 @@ def as_text(found: dict[str, Any]) -> str:
     if found["blessing"]:
         forced = found["blessing"].get("forced")
         lines.append(f"blessing forced by {forced['by']}: {forced['reason']}" if forced else "blessing")
-        lines += [f"  {'+' if check['passed'] else '-'} {check['reason']}" for check in found["blessing"]["checks"]]
+        lines += [f"  {'+' if check['passed'] else '-'} {check['reason']}" for check in found["blessing"].get("checks", [])]
     return "\n".join(lines)

@@ -13,6 +13,12 @@ from pipeline.local import RunResult
 Section = dict[str, Any]
 
 _WIDTH = 620.0
+KINDS = {
+    "event": ("Reward of an event", "reward of an event"),
+    "return": ("Return from an event on, one decision made by the policy", "return from an event on"),
+    "session": ("Return of a session, all decisions made by the policy", "return of a session"),
+}
+"""Caption and axis of each kind of value."""
 
 
 def audit(result: RunResult) -> Section | None:
@@ -22,40 +28,72 @@ def audit(result: RunResult) -> Section | None:
 
 
 def value(result: RunResult) -> Section | None:
-    """The estimated value beside that of what is deployed, and what its weights and propensities are like."""
+    """The estimated values beside those of what is deployed, and what the weights and propensities are like."""
     artifact = result.output("evaluator", "evaluation")
     found = artifact.properties.get("value") if artifact else None
     if not found:
         return None
     deployed = found.get("deployed", LAST_BLESSED)
-    rows, refused = [], []
-    for name, policies in found["values"].items():
-        for policy in (CANDIDATE, deployed):
-            verdict = policies.get(policy)
-            if verdict is None:
-                continue
-            label = f"{name}, {policy.replace('_', ' ')}"
-            if verdict["interval"] is None:
-                refused.append((label, [reason["code"].replace("_", " ") for reason in verdict["reasons"]]))
-            else:
-                interval = verdict["interval"]
-                is_main = policy == CANDIDATE and name == found["decided_by"]
-                rows.append(Interval(label, interval["value"], interval["low"], interval["high"], is_main))
-    figures = [
-        ("Value of an event", charts.interval_plot("Estimated value", rows, Axis("reward of an event, 95 % interval"), width=_WIDTH))
+    figures = [figure for kind in KINDS for figure in _forest(found, kind, deployed)]
+    differences = [
+        Interval(key, entry["interval"]["value"], entry["interval"]["low"], entry["interval"]["high"], key == found["decided_by"])
+        for key, entry in found["differences"].items()
+        if entry["interval"]
     ]
-    difference = found["difference"]["interval"]
-    if difference:
-        row = Interval(found["decided_by"], difference["value"], difference["low"], difference["high"], True)
-        title = f"Candidate above the {deployed.replace('_', ' ')}"
-        figures.append((title, charts.interval_plot(title, [row], Axis("reward of an event, same resampled sessions"), 0.0, _WIDTH)))
+    # Sessions bring many times what an event brings: a scale of their own.
+    for caption, rows in (
+        ("event and return", [row for row in differences if not row.name.startswith("session/")]),
+        ("session", [row for row in differences if row.name.startswith("session/")]),
+    ):
+        if rows:
+            title = f"Candidate above the {deployed.replace('_', ' ')}, {caption}"
+            figures.append((title, charts.interval_plot(title, rows, Axis("difference on the same resampled sessions"), 0.0, _WIDTH)))
     return {
         **found,
         "deployed": deployed,
         "figures": figures,
         "small_figures": [*_weights(found.get("weights") or []), *_reliability(found.get("calibration"))],
-        "refused": refused,
+        "refused": _refused(found, deployed),
+        "slice_figures": _value_slices(found, deployed),
     }
+
+
+def _forest(found: Mapping[str, Any], kind: str, deployed: str) -> list[tuple[str, charts.Svg]]:
+    """Values of one kind by every estimator, candidate above what is deployed."""
+    rows = []
+    for key, policies in found["values"].items():
+        if not key.startswith(f"{kind}/"):
+            continue
+        for policy in (CANDIDATE, deployed):
+            interval = (policies.get(policy) or {}).get("interval")
+            if interval is not None:
+                is_main = policy == CANDIDATE and key == found["decided_by"]
+                label = f"{key.partition('/')[2]}, {policy.replace('_', ' ')}"
+                rows.append(Interval(label, interval["value"], interval["low"], interval["high"], is_main))
+    caption, axis = KINDS[kind]
+    return [(caption, charts.interval_plot(caption, rows, Axis(f"{axis}, 95 % interval"), width=_WIDTH))] if rows else []
+
+
+def _refused(found: Mapping[str, Any], deployed: str) -> list[tuple[str, list[str]]]:
+    """Estimates that were refused, with the codes of the reasons."""
+    return [
+        (f"{key}, {policy.replace('_', ' ')}", [reason["code"].replace("_", " ") for reason in policies[policy]["reasons"]])
+        for key, policies in found["values"].items()
+        for policy in (CANDIDATE, deployed)
+        if policies.get(policy) and policies[policy]["interval"] is None
+    ]
+
+
+def _value_slices(found: Mapping[str, Any], deployed: str) -> list[tuple[str, charts.Svg]]:
+    """By how much the candidate is above what is deployed in every slice that supports it."""
+    rows = []
+    for name, entry in found.get("slices", {}).items():
+        interval = entry["interval"]
+        if interval:
+            triple = (interval["value"], interval["low"], interval["high"])
+            rows.append(_interval(name, triple, _tone(triple)))
+    title = f"{found['decided_by']} above the {deployed.replace('_', ' ')}, by slice"
+    return [(title, charts.interval_plot(title, rows, Axis("difference, same resampled sessions"), 0.0, _WIDTH))] if rows else []
 
 
 def _weights(bins: Sequence[Sequence[float]]) -> list[tuple[str, charts.Svg]]:
@@ -96,7 +134,8 @@ def slices(result: RunResult) -> Section | None:
     if differences:
         title = f"{metric} above the last blessed model"
         figures.append((title, charts.interval_plot(title, differences, Axis("difference, same resampled sessions"), 0.0, _WIDTH)))
-    return {"slices": found, "models": models, "metric": metric, "figures": figures}
+    features = [table.name for table in result.config.evaluator.slices]
+    return {"slices": found, "models": models, "metric": metric, "figures": figures, "features": features}
 
 
 def _interval(name: str, entry: Sequence[float], tone: str = "") -> Interval:

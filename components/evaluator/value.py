@@ -3,273 +3,235 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import Artifact
-from components.base import ComponentError, Context
-from components.evaluation import Decisions, Protocol, read_decisions
+from components.base import Context
+from components.evaluation import Decisions
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED
-from components.evaluator.config import EvaluatorConfig, OpeConfig
-from components.ope import estimate_panels
+from components.evaluator.config import SEQUENTIAL, EvaluatorConfig, OpeConfig
+from components.evaluator.logs import ItemModels, Kind, Mixture, as_logged, mixture, read_logged
+from components.evaluator.slices import MIN_SESSIONS
+from components.ope import PanelJob, estimate_panels
 from models.metrics.ranking import RankedSteps
 from models.ope import intervals
-from models.ope.behaviour import Counts, CrossFittedBehaviour, Rounds
-from models.ope.diagnostics import NUM_BINS, Calibration, Overlap, WeightStatistics
-from models.ope.exact import ExactSums
+from models.ope.base import Estimator
+from models.ope.behaviour import Counts
+from models.ope.diagnostics import Calibration
 from models.ope.log import SessionLog
 from models.ope.registry import ESTIMATORS
-from models.ope.resampling import Resampling, folds
-from models.ope.statistics import Panel
+from models.ope.resampling import Resampling
+from models.ope.statistics import Panel, Statistics
 from models.ope.support import Evidence, Requirements, judge, refuse
 
 LOGGED = "logging_policy"
 """The policy that logged, where no model is deployed."""
 
-_CALIBRATED_CELLS = 10_000_000
-_CHUNK = 64
-_PRIOR_ROUNDS = 3.0
-"""Rounds that the mean of all counts as for an item, and that of the item for one that stood in the session."""
+_KINDS: tuple[Kind, ...] = ("event", "return", "session")
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Log:
-    """Rounds on known items, with what the logging policy and the reward model say of them.
-
-    Attributes:
-        rows: [n] their places among the evaluated states.
-        session: [n] keys.
-        decisions: The rounds.
-        reward: [n].
-        chance: [n] probability of the logged item.
-        behaviour: Model of the logging policy, by which the support of other items is judged.
-        calibration: Of that model; None where propensities were logged.
-    """
-
-    rows: Ints
-    session: npt.NDArray[np.uint64]
-    rounds: Rounds
-    reward: Floats
-    chance: Floats
-    behaviour: CrossFittedBehaviour
-    calibration: Calibration | None
+Bools = npt.NDArray[np.bool_]
 
 
 def estimate_value(
-    config: EvaluatorConfig, ranked: Mapping[str, RankedSteps], examples: Artifact, split: str, num_items: int, context: Context
+    config: EvaluatorConfig,
+    ranked: Mapping[str, RankedSteps],
+    decisions: Decisions,
+    num_items: int,
+    context: Context,
+    *,
+    other: Counts | None = None,
+    masks: Mapping[str, Bools] | None = None,
+    discount: float = 1.0,
 ) -> dict[str, Any]:
     """Values of the candidate, of what is deployed, and of their difference, each an interval or the reasons why there is none.
 
     Args:
         config: How.
         ranked: Ranks with the best items, of the candidate and, where there is one, of the last blessed model.
-        examples: Trajectories.
-        split: Split that was ranked.
+        decisions: The split that was ranked.
         num_items: N.
         context: How Beam runs.
+        other: Counts of sessions that are not among them, by which the logging policy is modelled besides.
+        masks: Members of slices by what is known before a decision, [M] each.
+        discount: Factor of one step, of sequential estimators.
 
     Raises:
         ComponentError: Logged propensities are wanted and there are none.
     """
     ope = config.ope
-    protocol = Protocol(config.min_history, False, config.max_states)
-    decisions = read_decisions(examples, split, num_items, protocol)
     try:
-        log = _read(ope, decisions, _train_counts(examples, split, num_items), num_items)
+        log = read_logged(ope, decisions, other, num_items)
     except ValueError as error:
         return _nothing(ope, str(error))
-    policies, evidence = {}, {}
+    models = ItemModels.of(log, ope.num_folds)
+    policies: dict[str, Mixture] = {}
     for name in (CANDIDATE, LAST_BLESSED):
         if name in ranked:
-            policies[name], evidence[name] = _policy(ope, log, ranked[name])
+            best = ranked[name].best
+            assert best is not None, "the best items are needed"
+            policies[name] = mixture(ope, log, models, best[log.rows, : ope.k])
     deployed = LAST_BLESSED if LAST_BLESSED in policies else LOGGED
     if deployed == LOGGED:
-        kept = policies[CANDIDATE]
-        policies[LOGGED] = SessionLog(
-            kept.session, kept.offsets, kept.reward, kept.behaviour, kept.behaviour, kept.predicted, kept.predicted
-        )
-        evidence[LOGGED] = Evidence(WeightStatistics.of_rounds(policies[LOGGED]))
-    names = dict.fromkeys([ope.decided_by, *ope.estimators])
-    estimators = {name: ESTIMATORS[name]() for name in names}
-    panels = estimate_panels(policies, list(estimators.values()), Resampling(num_resamples=config.num_resamples, seed=config.seed), context)
-    required = Requirements(
-        min_sessions=ope.min_sessions,
-        min_effective_size=ope.min_effective_size,
-        max_unsupported_mass=ope.max_unsupported_mass,
-        max_calibration_error=ope.max_calibration_error,
-    )
-    values = {
-        name: {policy: _verdict(panels[policy], estimator.key, evidence[policy], required) for policy in policies}
-        for name, estimator in estimators.items()
-    }
-    decider = estimators[ope.decided_by].key
+        policies[LOGGED] = as_logged(log, models)
+    work = _Work(ope, policies, deployed, _estimators(ope, discount))
+    slices = {name: mask[log.rows] for name, mask in (masks or {}).items()}
+    resampling = Resampling(num_resamples=config.num_resamples, seed=config.seed)
+    panels = estimate_panels({**work.jobs(), **work.slice_jobs(slices)}, resampling, context)
+    candidate = work.logs["event", CANDIDATE]
     return {
-        "key": policy_key(ope),
-        "split": split,
-        "decided_by": ope.decided_by,
+        "key": ope.key,
+        "decided_by": ope.decider,
         "deployed": deployed,
         "propensities": "estimated" if log.calibration else "logged",
-        "rounds": len(log.rows),
-        "rounds_left_out": len(decisions.target) - len(log.rows),
-        "sessions": policies[CANDIDATE].num_sessions,
-        "values": values,
-        "difference": _difference(panels, decider, deployed, evidence, required),
-        "diagnostics": {name: _diagnostics(found) for name, found in evidence.items()},
-        "weights": _weight_histogram(policies[CANDIDATE].weight),
+        "rounds": log.num_rounds,
+        "rounds_left_out": len(log.rows) - log.num_rounds,
+        "sessions": candidate.num_sessions,
+        **work.values(panels),
+        "diagnostics": work.diagnostics(),
+        "weights": _weight_histogram(candidate.weight),
         "calibration": None if log.calibration is None else _reliability(log.calibration),
+        "slices": work.slice_values(panels, slices),
     }
-
-
-def policy_key(ope: OpeConfig) -> str:
-    """What a ranker is turned into, as it stands in front of a value."""
-    return f"top{ope.k}_logged@{ope.as_logged:g}"
 
 
 def _nothing(ope: OpeConfig, why: str) -> dict[str, Any]:
-    reason = {"code": "too_few_sessions", "found": None, "bound": None, "text": why}
-    return {"key": policy_key(ope), "decided_by": ope.decided_by, "difference": {"interval": None, "reasons": [reason]}, "values": {}}
+    reason = {"policy": CANDIDATE, "code": "too_few_sessions", "found": None, "bound": None, "text": why}
+    found = {"interval": None, "deployed_value": None, "reasons": [reason]}
+    return {"key": ope.key, "decided_by": ope.decider, "difference": found, "differences": {}, "values": {}, "slices": {}}
 
 
-def _train_counts(examples: Artifact, split: str, num_items: int) -> Counts | None:
-    """Counts of the train split, whose sessions are others than those of the evaluated one."""
-    if split == "train":
-        return None
-    found = read_decisions(examples, "train", num_items, Protocol(min_history=0))
-    known = np.flatnonzero(found.target < num_items)
-    return Counts.of(Rounds(found.history, found.target).take(known), num_items)
+def _estimators(ope: OpeConfig, discount: float) -> dict[Kind, dict[str, Estimator]]:
+    """Estimators of each kind of value, by their names."""
+    names = dict.fromkeys([ope.decided_by, *ope.estimators])
+    bandit: dict[str, Estimator] = {name: ESTIMATORS[name]() for name in names if name not in SEQUENTIAL}
+    sequential: dict[str, Estimator] = {
+        name: ESTIMATORS[name].model_validate({"discount": discount}) for name in names if name in SEQUENTIAL
+    }
+    return {"event": bandit, "return": bandit, "session": sequential}
 
 
-def _read(ope: OpeConfig, decisions: Decisions, other: Counts | None, num_items: int) -> _Log:
-    rows = np.flatnonzero(decisions.target < num_items)
-    session = decisions.session[rows].astype(np.uint64)
-    rounds = Rounds(decisions.history, decisions.target).take(rows)
-    behaviour = CrossFittedBehaviour(num_items, ope.num_folds)
-    behaviour.fit(session, rounds, other)
-    logged = decisions.propensity[rows].astype(np.float64)
-    is_logged = len(logged) > 0 and bool((logged > 0.0).all())
-    if ope.propensities == "logged" and not is_logged:
-        missing = int((logged <= 0.0).sum())
-        raise ComponentError(
-            f"evaluator.ope.propensities is logged, but {missing:,} of {len(logged):,} events have no propensity; map "
-            "trajectory_gen.dataset.columns.propensity or take auto"
+class _Work:
+    """Estimates of all kinds for all policies."""
+
+    def __init__(self, ope: OpeConfig, policies: Mapping[str, Mixture], deployed: str, estimators: Mapping[Kind, Mapping[str, Estimator]]):
+        self._ope = ope
+        self._policies = policies
+        self._deployed = deployed
+        self._estimators = estimators
+        self._required = Requirements(
+            min_sessions=ope.min_sessions,
+            min_effective_size=ope.min_effective_size,
+            max_unsupported_mass=ope.max_unsupported_mass,
+            max_calibration_error=ope.max_calibration_error,
         )
-    calibration = None
-    if is_logged and ope.propensities != "estimated":
-        chance = np.minimum(1.0, logged)
-    else:
-        chance = behaviour.probabilities(session, rounds.history, rounds.item[:, None])[:, 0]
-        calibration = _calibrate(behaviour, session, rounds, num_items)
-    return _Log(rows, session, rounds, decisions.reward[rows].astype(np.float64), chance, behaviour, calibration)
+        self._kinds = [kind for kind in _KINDS if estimators[kind] or kind == "event"]
+        self.logs: dict[tuple[Kind, str], SessionLog] = {}
+        self._evidence: dict[tuple[Kind, str], Evidence] = {}
+        for kind in self._kinds:
+            for name, policy in policies.items():
+                self.logs[kind, name] = policy.session_log(kind)
+                self._evidence[kind, name] = self._known_of(name, policy, kind, self.logs[kind, name])
 
+    def _known_of(self, name: str, policy: Mixture, kind: Kind, log: SessionLog, rows: Bools | None = None) -> Evidence:
+        found = policy.evidence(kind, log, rows)
+        # Its own log supports the logging policy, whatever a model of it says.
+        return Evidence(found.weights) if name == LOGGED else found
 
-def _calibrate(behaviour: CrossFittedBehaviour, session: npt.NDArray[np.uint64], rounds: Rounds, num_items: int) -> Calibration:
-    """Calibration on rounds spread evenly over the split, as many as a large catalogue leaves time for."""
-    count = min(len(session), max(_CHUNK, _CALIBRATED_CELLS // num_items))
-    rows = np.unique(np.linspace(0, len(session) - 1, count).astype(np.int64))
-    total = Calibration(0, ExactSums.zeros((3, NUM_BINS)), ExactSums.zeros((1,)))
-    for begin in range(0, len(rows), _CHUNK):
-        part = rows[begin : begin + _CHUNK]
-        total = total.merge(Calibration.of(behaviour.table(session[part], rounds.history[part]), rounds.item[part] - 1))
-    return total
+    def jobs(self) -> dict[str, PanelJob]:
+        """What is summed up."""
+        return {
+            f"{kind}|{name}": (log, list(self._estimators[kind].values()))
+            for (kind, name), log in self.logs.items()
+            if self._estimators[kind]
+        }
 
+    def values(self, panels: Mapping[str, Panel]) -> dict[str, Any]:
+        """`values`, `differences` and the `difference` that decides."""
+        values: dict[str, dict[str, Any]] = {}
+        differences: dict[str, dict[str, Any]] = {}
+        for kind in self._kinds:
+            for name, estimator in self._estimators[kind].items():
+                found = {policy: panels[f"{kind}|{policy}"].statistics[estimator.key] for policy in self._policies}
+                known = {policy: self._evidence[kind, policy] for policy in self._policies}
+                values[f"{kind}/{name}"] = {policy: self._verdict(statistics, known[policy]) for policy, statistics in found.items()}
+                differences[f"{kind}/{name}"] = self._difference(found, known, self._required)
+        return {"values": values, "differences": differences, "difference": differences[self._ope.decider]}
 
-def _policy(ope: OpeConfig, log: _Log, ranked: RankedSteps) -> tuple[SessionLog, Evidence]:
-    """The log as the mixed ranker sees it, and what is known of its support."""
-    assert ranked.best is not None, "the best items are needed"
-    best = ranked.best[log.rows, : ope.k]
-    hit = (best == log.rounds.item[:, None]).any(axis=1)
-    share = 1.0 - ope.as_logged
-    target = np.minimum(1.0, ope.as_logged * log.chance + share * hit / ope.k)
-    model = _RewardModel(ope.num_folds, log)
-    predicted = model.predict(log.rounds.item[:, None])[:, 0]
-    # What stays as it was logged is worth what was logged, in expectation; the rest is that of the best items.
-    expected = ope.as_logged * predicted + share * model.predict(best).mean(axis=1)
-    chances = log.behaviour.probabilities(log.session, log.rounds.history, best)
-    outside = share * ((chances < ope.min_propensity) | (best == 0)).mean(axis=1)
-    overlap = Overlap(0, ExactSums.zeros((1,)))
-    for begin in range(0, len(outside), 4096):
-        part = outside[begin : begin + 4096]
-        overlap = overlap.merge(Overlap(len(part), ExactSums.of(part[None])))
-    made = SessionLog.from_rounds(log.session, log.reward, target, log.chance, predicted, expected)
-    return made, Evidence(WeightStatistics.of_rounds(made), overlap, log.calibration, log.calibration is not None)
+    def _verdict(self, statistics: Statistics, evidence: Evidence) -> dict[str, Any]:
+        try:
+            interval = intervals.bootstrap(statistics)
+        except intervals.NoIntervalError:
+            interval = None
+        return judge(statistics, interval, evidence, self._required).as_dict()
 
+    def _difference(self, found: Mapping[str, Statistics], known: Mapping[str, Evidence], required: Requirements) -> dict[str, Any]:
+        """How far the candidate is above what is deployed, on the same resampled sessions; refused where either value is."""
+        one, other = found[CANDIDATE], found[self._deployed]
+        reasons = [
+            {"policy": policy, "code": reason.code, "found": reason.found, "bound": reason.bound}
+            for policy in (CANDIDATE, self._deployed)
+            for reason in refuse(found[policy], known[policy], required)
+        ]
+        try:
+            interval = intervals.difference(one, other)
+        except intervals.NoIntervalError:
+            reasons.append({"policy": CANDIDATE, "code": "no_interval", "found": None, "bound": None})
+            interval = None
+        given = None if interval is None or reasons else {"value": interval.value, "low": interval.low, "high": interval.high}
+        value = other.estimate()
+        return {"interval": given, "deployed_value": value if np.isfinite(value) else None, "reasons": reasons}
 
-class _RewardModel:
-    """Mean reward of every item, apart for items that stood in the session, by the sessions of other folds."""
+    # A slice is part of the log: what decides is estimated on its rounds alone.
 
-    def __init__(self, num_folds: int, log: _Log):
-        self._rounds = log.rounds
-        self._fold = folds(log.session, num_folds, seed=2)
-        arm = self._arms(log.rounds.item[:, None])[:, 0]
-        # One place more, for items that were never logged.
-        size = 2 * (int(log.rounds.item.max(initial=0)) + 2)
-        self._tables = []
-        for number in range(num_folds):
-            rows = self._fold != number
-            sums = np.bincount(arm[rows], weights=log.reward[rows], minlength=size).reshape(-1, 2)
-            counts = np.bincount(arm[rows], minlength=size).reshape(-1, 2)
-            mean = float(log.reward[rows].mean())
-            of_item = (sums.sum(axis=1) + _PRIOR_ROUNDS * mean) / (counts.sum(axis=1) + _PRIOR_ROUNDS)
-            table = (sums + _PRIOR_ROUNDS * of_item[:, None]) / (counts + _PRIOR_ROUNDS)
-            self._tables.append(table.ravel())
+    @property
+    def _decider(self) -> tuple[Kind, Estimator]:
+        kind, _, name = self._ope.decider.partition("/")
+        assert kind in _KINDS
+        return kind, self._estimators[kind][name]
 
-    def _arms(self, item: Ints) -> Ints:
-        repeated = np.zeros(item.shape, bool)
-        for step in range(self._rounds.history.shape[1]):
-            repeated |= (self._rounds.history[:, step, None] == item) & (item > 0)
-        arms: Ints = item * 2 + repeated
-        return arms
+    def slice_jobs(self, slices: Mapping[str, Bools]) -> dict[str, PanelJob]:
+        """What is summed up for the slices that are large enough; a sequential estimator takes those of whole sessions."""
+        kind, estimator = self._decider
+        jobs: dict[str, PanelJob] = {}
+        for slice_name, rows in slices.items():
+            log = self._policies[CANDIDATE].log
+            if len(np.unique(log.session[rows & log.known])) < MIN_SESSIONS:
+                continue
+            if kind == "session" and np.isin(log.session[rows], log.session[~rows]).any():
+                continue
+            for name, policy in self._policies.items():
+                jobs[f"{slice_name}|{name}"] = (policy.session_log(kind, rows), [estimator])
+        return jobs
 
-    def predict(self, item: Ints) -> Floats:
-        """[n, K] predicted rewards of items [n, K]."""
-        arm = np.minimum(self._arms(item), len(self._tables[0]) - 1)
-        found = np.empty(item.shape)
-        for number, table in enumerate(self._tables):
-            rows = self._fold == number
-            found[rows] = table[arm[rows]]
+    def slice_values(self, panels: Mapping[str, Panel], slices: Mapping[str, Bools]) -> dict[str, Any]:
+        """By slice, how far the candidate is above what is deployed."""
+        kind, estimator = self._decider
+        # A slice of fewer sessions than a whole log needs is still worth a look.
+        required = self._required.model_copy(update={"min_sessions": MIN_SESSIONS, "min_effective_size": float(MIN_SESSIONS)})
+        found = {}
+        for slice_name, rows in slices.items():
+            if f"{slice_name}|{CANDIDATE}" not in panels:
+                continue
+            statistics = {name: panels[f"{slice_name}|{name}"].statistics[estimator.key] for name in self._policies}
+            known = {
+                name: self._known_of(name, policy, kind, policy.session_log(kind, rows), rows) for name, policy in self._policies.items()
+            }
+            counts = {"events": statistics[CANDIDATE].num_rounds, "sessions": statistics[CANDIDATE].num_sessions}
+            found[slice_name] = {**counts, **self._difference(statistics, known, required)}
+        return found
+
+    def diagnostics(self) -> dict[str, dict[str, float | None]]:
+        """Numbers of the weights, by policy; those of whole sessions under a name of their own."""
+        found = {name: _diagnostics(self._evidence["event", name]) for name in self._policies}
+        if "session" in self._kinds:
+            found |= {f"{name}, sessions": _diagnostics(self._evidence["session", name]) for name in self._policies if name != LOGGED}
         return found
 
 
-def _verdict(panel: Panel, key: str, evidence: Evidence, required: Requirements) -> dict[str, Any]:
-    statistics = panel.statistics[key]
-    try:
-        interval = intervals.bootstrap(statistics)
-    except intervals.NoIntervalError:
-        interval = None
-    return judge(statistics, interval, evidence, required).as_dict()
-
-
-def _difference(
-    panels: Mapping[str, Panel], key: str, deployed: str, evidence: Mapping[str, Evidence], required: Requirements
-) -> dict[str, Any]:
-    """How far the candidate is above what is deployed, on the same resampled sessions; refused where either value is."""
-    one, other = panels[CANDIDATE].statistics[key], panels[deployed].statistics[key]
-    reasons = [
-        {"policy": policy, "code": reason.code, "found": reason.found, "bound": reason.bound}
-        for policy, statistics in ((CANDIDATE, one), (deployed, other))
-        for reason in (refuse(statistics, evidence[policy], required) if policy != LOGGED else ())
-    ]
-    try:
-        found = intervals.difference(one, other)
-    except intervals.NoIntervalError:
-        reasons.append({"policy": CANDIDATE, "code": "no_interval", "found": None, "bound": None})
-        found = None
-    given = found is not None and not reasons
-    assert found is not None or reasons
-    return {
-        "interval": {"value": found.value, "low": found.low, "high": found.high} if given and found else None,
-        "deployed_value": other.estimate() if np.isfinite(other.estimate()) else None,
-        "reasons": reasons,
-    }
-
-
-def _diagnostics(evidence: Evidence) -> dict[str, Any]:
+def _diagnostics(evidence: Evidence) -> dict[str, float | None]:
     weights = evidence.weights
     numbers = {
         "effective_size": weights.effective_size(),

@@ -19,6 +19,13 @@ Ints = npt.NDArray[np.int64]
 Status = Literal["passed", "failed", "warned", "not_checked"]
 
 _SAMPLES = 5
+_ROUNDING = 1e-6
+"""Share of the summed returns that their float32 may be off."""
+_MISSING: Mapping[CheckName, str] = {
+    "window_crosses_boundary": "no moment divides the splits (trajectory_gen.split.by)",
+    "future_reward": "the trajectories do not say by which factor their returns are discounted",
+}
+"""Why a check cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Evidence:
     Attributes:
         splits: Findings by split.
         is_by_time: True where a moment divides the splits.
+        has_returns: True where the discount of the returns is known.
         same_name: Sessions of an earlier split's user and session name.
         same_content: Sessions with an earlier split's items and pauses.
         compared: Sessions whose content was compared, by split.
@@ -51,6 +59,7 @@ class Evidence:
 
     splits: Mapping[str, SplitFindings]
     is_by_time: bool
+    has_returns: bool
     same_name: Shared
     same_content: Shared
     compared: Mapping[str, int]
@@ -102,7 +111,7 @@ def audit(evidence: Evidence, config: LeakageAuditConfig) -> list[Check]:
 def _check(name: CheckName, evidence: Evidence, config: LeakageAuditConfig) -> Check:
     finding = _FINDINGS[name](evidence, config)
     if finding is None:
-        return Check(name, "not_checked", "no moment divides the splits (trajectory_gen.split.by)", 0, 0, 0, {})
+        return Check(name, "not_checked", _MISSING[name], 0, 0, 0, {})
     status: Status = "passed" if finding.found <= finding.allowed else "failed"
     reason = finding.good if status == "passed" else finding.bad
     if status == "failed" and name == "time_order" and not evidence.is_by_time:
@@ -219,6 +228,30 @@ def _target_in_state(evidence: Evidence, config: LeakageAuditConfig) -> _Finding
     )
 
 
+def _future_reward(evidence: Evidence, config: LeakageAuditConfig) -> _Finding | None:
+    """A return is made of the rewards of its own session in its own split."""
+    if not evidence.has_returns:
+        return None
+    wrong = {name: split.wrong_returns for name, split in evidence.splits.items()}
+    borrowed = {
+        name: split.borrowed if abs(split.borrowed) > _ROUNDING * (1.0 + split.returns) else 0.0 for name, split in evidence.splits.items()
+    }
+    words = []
+    if sum(wrong.values()):
+        words.append(f"events whose return is not that of the rewards from them on: {_by_split(wrong)}")
+    if any(borrowed.values()):
+        amounts = ", ".join(f"{name} {amount:+.4g}" for name, amount in borrowed.items() if amount)
+        words.append(f"sessions that end with their split have returns of what came later: {amounts}")
+    return _Finding(
+        sum(wrong.values()) + sum(1 for amount in borrowed.values() if amount),
+        sum(split.targets for split in evidence.splits.values()),
+        0,
+        "every return is that of the rewards from its event on, up to the end of the session or of the split",
+        "; ".join(words),
+        {"events": wrong, "borrowed": borrowed},
+    )
+
+
 def _vocabulary_counts(evidence: Evidence, config: LeakageAuditConfig) -> _Finding:
     """The vocabulary and its order come from the train split alone."""
     counted, stated = evidence.splits["train"].item_events, evidence.vocabulary
@@ -258,6 +291,7 @@ _FINDINGS: dict[CheckName, Callable[[Evidence, LeakageAuditConfig], _Finding | N
     "copied_session": _copied_session,
     "future_in_state": _future_in_state,
     "target_in_state": _target_in_state,
+    "future_reward": _future_reward,
     "vocabulary_counts": _vocabulary_counts,
     "neighbour_counts": _neighbour_counts,
 }

@@ -14,6 +14,7 @@ CheckName = Literal[
     "copied_session",
     "future_in_state",
     "target_in_state",
+    "future_reward",
     "vocabulary_counts",
     "neighbour_counts",
 ]

@@ -62,6 +62,7 @@ def execute(
     evidence = Evidence(
         splits=findings,
         is_by_time=bounds["train"] is not None,
+        has_returns=_discount(examples) is not None,
         same_name=shared[_NAME],
         same_content=shared[_CONTENT],
         compared=compared,
@@ -90,6 +91,11 @@ def _bounds(examples: Artifact) -> dict[str, tuple[int, int] | None]:
     return {name: (limits[place], limits[place + 1]) for place, name in enumerate(SPLITS)}
 
 
+def _discount(examples: Artifact) -> float | None:
+    found = examples.properties.get("discount")
+    return None if found is None else float(found)
+
+
 def _count(
     config: LeakageAuditConfig, examples: Artifact, num_items: int, bounds: Bounds, context: Context
 ) -> tuple[dict[str, SplitFindings], dict[str, Shared], dict[str, int]]:
@@ -106,7 +112,9 @@ def _count(
         beam_pipeline(context) as pipeline,
     ):
         local = runs_locally(pipeline_options(context.beam_args))
-        counter = CountShard(config.min_copied_events, num_items, bounds, num_parts, str(spill) if local else None, token)
+        counter = CountShard(
+            config.min_copied_events, num_items, bounds, _discount(examples), num_parts, str(spill) if local else None, token
+        )
         counted = (
             pipeline
             | "CreateShards" >> beam.Create([(name, path) for name in SPLITS for path in shard_files(examples, name)])
@@ -146,10 +154,20 @@ class CountShard(beam.DoFn):
 
     KEYS = "keys"
 
-    def __init__(self, min_copied_events: int, num_items: int, bounds: Bounds, num_parts: int, spill: str | None, progress: str):
+    def __init__(
+        self,
+        min_copied_events: int,
+        num_items: int,
+        bounds: Bounds,
+        discount: float | None,
+        num_parts: int,
+        spill: str | None,
+        progress: str,
+    ):
         self._min_copied_events = min_copied_events
         self._num_items = num_items
         self._bounds = bounds
+        self._discount = discount
         self._num_parts = num_parts
         self._spill = spill
         self._progress = progress
@@ -161,7 +179,7 @@ class CountShard(beam.DoFn):
         names: dict[str, list[npt.NDArray[np.object_]]] = {kind: [] for kind in _KINDS}
         for serialized in raw_records([path]).batch(_BATCH):
             batch, session = parse_records(serialized)
-            findings = findings + SplitFindings.of(batch, self._num_items, self._bounds[split])
+            findings = findings + SplitFindings.of(batch, self._num_items, self._bounds[split], self._discount)
             # Every record has the key of its session, because any stretch of it may have gone astray.
             for kind, (chosen, found) in {
                 _NAME: (np.arange(len(session)), session_name_keys(session)),
@@ -203,11 +221,22 @@ def session_name_keys(session: npt.NDArray[np.object_]) -> Keys:
 def parse_records(serialized: tf.Tensor) -> tuple[RecordBatch, npt.NDArray[np.object_]]:
     """Columns of [R] serialized records, and [R] user and session name of each, with a zero byte between."""
     ragged = {name: tf.io.RaggedFeature(tf.int64) for name in (trajectory.ITEM_ID, trajectory.FEEDBACK, trajectory.TIMESTAMP)}
-    plain = {trajectory.NUM_CONTEXT: tf.io.FixedLenFeature([], tf.int64)}
+    floats = {name: tf.io.RaggedFeature(tf.float32) for name in (trajectory.REWARD, trajectory.RETURN_TO_GO)}
+    plain = {name: tf.io.FixedLenFeature([], tf.int64) for name in (trajectory.NUM_CONTEXT, trajectory.IS_TERMINAL)}
     texts = {name: tf.io.FixedLenFeature([], tf.string) for name in (trajectory.USER_ID, trajectory.SESSION_ID)}
-    parsed = tf.io.parse_example(serialized, {**ragged, **plain, **texts})
+    parsed = tf.io.parse_example(serialized, {**ragged, **floats, **plain, **texts})
     item, feedback, time = (parsed[name].flat_values.numpy() for name in ragged)
-    batch = RecordBatch(parsed[trajectory.ITEM_ID].row_lengths().numpy(), parsed[trajectory.NUM_CONTEXT].numpy(), item, feedback, time)
+    reward, to_go = (parsed[name].flat_values.numpy().astype(np.float64) for name in floats)
+    batch = RecordBatch(
+        parsed[trajectory.ITEM_ID].row_lengths().numpy(),
+        parsed[trajectory.NUM_CONTEXT].numpy(),
+        item,
+        feedback,
+        time,
+        reward,
+        to_go,
+        parsed[trajectory.IS_TERMINAL].numpy(),
+    )
     session = tf.strings.join([parsed[trajectory.USER_ID], parsed[trajectory.SESSION_ID]], "\x00").numpy()
     return batch, session
 

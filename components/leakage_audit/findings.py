@@ -13,9 +13,12 @@ from models.ope.resampling import mixed
 from schemas.interaction import FEEDBACK_ROLES
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
 _NEVER = np.iinfo(np.int64)
+_ROUNDING = 1e-5
+"""Share of a return that its float32 may be off."""
 _MULTIPLIERS = tuple(np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
 
 
@@ -29,6 +32,9 @@ class RecordBatch:
         item: [E] item ids.
         feedback: [E] roles.
         time: [E] UTC seconds.
+        reward: [E].
+        to_go: [E] returns.
+        is_terminal: [R] whether the last event ends the session.
     """
 
     length: Ints
@@ -36,6 +42,9 @@ class RecordBatch:
     item: Ints
     feedback: Ints
     time: Ints
+    reward: Floats
+    to_go: Floats
+    is_terminal: Ints
 
     @property
     def first(self) -> Ints:
@@ -65,6 +74,10 @@ class SplitFindings:
         outside: Records with an event, context included, outside of the split's time.
         future_in_state: Events that are earlier than the event before them.
         target_in_state: Targets whose very event stands in their state.
+        wrong_returns: Events whose return is not the discounted reward of the events from them on, as far as their record tells.
+        borrowed: Sum over records that end without ending their session of the return that is still to come behind their last event, less
+            that with which the records begin that go on from them: what sessions cut short at the end of a split owe to what came later.
+        returns: Sum of the sizes of all those returns, against which rounding is judged.
         item_events: [roles, N] targets of each item; unknown items do not count.
         item_records: [N] records that each item is in, context included.
     """
@@ -76,6 +89,9 @@ class SplitFindings:
     outside: int
     future_in_state: int
     target_in_state: int
+    wrong_returns: int
+    borrowed: float
+    returns: float
     item_events: Ints
     item_records: Ints
 
@@ -83,16 +99,19 @@ class SplitFindings:
     def none(cls, num_items: int) -> SplitFindings:
         """Of no records; `num_items` is N."""
         roles = len(FEEDBACK_ROLES)
-        return cls(0, 0, _NEVER.max, _NEVER.min, 0, 0, 0, np.zeros((roles, num_items), np.int64), np.zeros(num_items, np.int64))
+        return cls(
+            0, 0, _NEVER.max, _NEVER.min, 0, 0, 0, 0, 0.0, 0.0, np.zeros((roles, num_items), np.int64), np.zeros(num_items, np.int64)
+        )
 
     @classmethod
-    def of(cls, batch: RecordBatch, num_items: int, bounds: tuple[int, int] | None) -> SplitFindings:
+    def of(cls, batch: RecordBatch, num_items: int, bounds: tuple[int, int] | None, discount: float | None = None) -> SplitFindings:
         """Counts a batch.
 
         Args:
             batch: The records.
             num_items: N, padding included; N itself is the unknown item.
             bounds: First second of the split and first after it; None where splits are not divided by time.
+            discount: Factor of one step in returns; None where it is not known, and returns are not looked at.
         """
         if not len(batch.item):
             return cls.none(num_items)
@@ -110,6 +129,7 @@ class SplitFindings:
             outside=len(np.unique(record[outside])),
             future_in_state=int((np.diff(time, prepend=time[0])[step > 0] < 0).sum()),
             target_in_state=int((_stood_before(batch) & known).sum()),
+            **_returns(batch, discount),
             item_events=np.bincount(place, minlength=len(FEEDBACK_ROLES) * num_items).reshape(-1, num_items),
             item_records=np.bincount(pairs % num_items, minlength=num_items),
         )
@@ -127,8 +147,27 @@ class SplitFindings:
     def from_arrays(cls, stored: Mapping[str, Any]) -> SplitFindings:
         """What `arrays` gave."""
         found: dict[str, Any] = {field.name: np.asarray(stored[field.name]) for field in fields(cls)}
-        plain: dict[str, Any] = {name: int(value) if value.ndim == 0 else value for name, value in found.items()}
+        plain: dict[str, Any] = {name: value.item() if value.ndim == 0 else value for name, value in found.items()}
         return cls(**plain)
+
+
+def _returns(batch: RecordBatch, discount: float | None) -> dict[str, Any]:
+    """What `SplitFindings` says of returns."""
+    if discount is None:
+        return {"wrong_returns": 0, "borrowed": 0.0, "returns": 0.0}
+    last = batch.first + batch.length - 1
+    still = batch.to_go - batch.reward
+    following = np.append(batch.to_go[1:], 0.0)
+    off = np.abs(still - discount * following) > _ROUNDING * (1.0 + np.abs(batch.to_go))
+    ends = batch.is_terminal > 0
+    off[last] = ends & (np.abs(still[last]) > _ROUNDING * (1.0 + np.abs(batch.to_go[last])))
+    goes_on = batch.num_context > 0
+    left, taken = still[last[~ends]], still[batch.first[goes_on] + batch.num_context[goes_on] - 1]
+    return {
+        "wrong_returns": int(off.sum()),
+        "borrowed": float(left.sum() - taken.sum()),
+        "returns": float(np.abs(left).sum() + np.abs(taken).sum()),
+    }
 
 
 def _stood_before(batch: RecordBatch) -> npt.NDArray[np.bool_]:

@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -15,9 +16,14 @@ from components.artifacts import Artifact
 Card = dict[str, Any]
 
 _METRICS = ("ndcg@10", "hit_rate@10", "purchase/ndcg@10", "coverage@10", "popularity_share@10")
+_USE = (
+    "Recommends the next items of a session from those so far, for the greatest discounted reward of the session.",
+    "Not for decisions about people, and not for items that were not in the train split: it cannot show them.",
+)
 _LIMITS = (
     "Trained on what visitors acted on, not on all that they were shown: what was never shown is not known to be bad.",
-    "An estimated value is that of an event of the log if items were chosen as the policy chooses; live traffic may differ.",
+    "An estimated value is that of a mixture of the policy with the one that logged, on the visitors of the log; live traffic may differ.",
+    "An estimated return is that of one decision made by the policy, with all later ones as they were logged.",
 )
 
 
@@ -25,33 +31,65 @@ def model_card(inputs: Mapping[str, Artifact]) -> Card:
     """The card as plain data.
 
     Args:
-        inputs: `serving_model`, `blessing`, and where there are such `evaluation` and `audit`.
+        inputs: `serving_model`, `blessing`, and where there are such `infra_blessing`, `evaluation` and `audit`.
     """
     model, blessing = inputs["serving_model"], inputs["blessing"]
     provenance = model.manifest.get("provenance", {})
-    evaluation = inputs["evaluation"].properties if "evaluation" in inputs else {}
-    audit = inputs["audit"].properties if "audit" in inputs else {}
+    evaluation, audit, infra = (_properties(inputs, name) for name in ("evaluation", "audit", "infra_blessing"))
+    trained = evaluation.get("model", {})
     return {
         "model_details": {
             "pipeline": provenance.get("pipeline", ""),
             "run_id": provenance.get("run_id", ""),
             "model": model.properties.get("model", ""),
+            "algorithm": trained.get("algorithm", {}).get("name", ""),
+            "backbone": trained.get("network", {}).get("backbone", {}).get("name", ""),
+            "parameters": trained.get("parameters"),
+            "longest history": trained.get("max_steps"),
             "items": model.properties.get("num_items"),
             "code": provenance.get("code", ""),
         },
+        "model_parameters": {"data": _data(evaluation.get("data", {})), "settings": _some(trained, ("algorithm", "network"))},
         "quantitative_analysis": {
             "metrics": _metrics(evaluation.get("metrics", {})),
             "value": _value(evaluation.get("value")),
             "slices": _slices(evaluation.get("slices", {})),
+            "serving": _some(infra, ("load_seconds", "request_milliseconds")),
         },
         "considerations": {
             "blessed": bool(blessing.properties.get("blessed")),
             "forced": blessing.properties.get("forced"),
             "checks": [[bool(check["passed"]), check["reason"]] for check in blessing.properties.get("checks", [])],
             "audit": [[check["name"], check["status"], check["reason"]] for check in audit.get("checks", [])],
+            "use": list(_USE),
             "limitations": list(_LIMITS),
         },
     }
+
+
+def _properties(inputs: Mapping[str, Artifact], name: str) -> Mapping[str, Any]:
+    return inputs[name].properties if name in inputs else {}
+
+
+def _some(properties: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: properties[name] for name in names if name in properties}
+
+
+def _data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model was trained on and judged by: the ledger, and rows of split, sessions, events, purchases, first and last day."""
+    rows = [
+        [name, split["sessions"], split["events"], split.get("role_events", {}).get("purchase", 0), *map(_day, _times(split))]
+        for name, split in data.get("splits", {}).items()
+    ]
+    return {"ledger": dict(data.get("ledger", {})), "splits": rows, "divided_by": data.get("split", {}).get("by", "")}
+
+
+def _times(split: Mapping[str, Any]) -> tuple[Any, Any]:
+    return split.get("first_time"), split.get("last_time")
+
+
+def _day(seconds: int | None) -> str:
+    return "" if seconds is None else time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[list[Any]]:
@@ -68,8 +106,8 @@ def _metrics(metrics: Mapping[str, Any]) -> list[list[Any]]:
 def _value(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not value:
         return None
-    kept = ("key", "decided_by", "deployed", "propensities", "sessions", "rounds", "difference")
-    return {name: value.get(name) for name in kept}
+    kept = ("key", "decided_by", "deployed", "propensities", "sessions", "rounds", "difference", "differences", "diagnostics")
+    return {name: value.get(name) for name in kept} | {"slices": value.get("slices", {})}
 
 
 def _slices(slices: Mapping[str, Any]) -> list[list[Any]]:
@@ -130,27 +168,59 @@ def _blocks(card: Card) -> list[tuple[str, Any]]:
     forced = considered["forced"]
     blocks += [("##", "Verdict"), ("text", "Blessed." if not forced else f"Blessing forced by {forced['by']}: {forced['reason']}")]
     blocks.append(("list", [f"{'passed' if passed else 'FAILED'}: {reason}" for passed, reason in considered["checks"]]))
-    value = judged["value"]
-    if value:
-        interval = value["difference"]["interval"]
-        above = (
-            f"{interval['value']:+.4f} ({interval['low']:+.4f} to {interval['high']:+.4f})"
-            if interval
-            else "not given: " + ", ".join(dict.fromkeys(reason["code"] for reason in value["difference"]["reasons"]))
-        )
-        rows = [["policy", value["key"]], ["estimator", value["decided_by"]], ["propensities", value.get("propensities") or "–"]]
-        blocks += [
-            ("##", "Estimated value"),
-            ("table", [["what", ""], *rows, [f"above {value.get('deployed') or 'what is deployed'}", above]]),
-        ]
+    blocks += [("##", "Intended use"), ("list", considered["use"]), *_data_blocks(card["model_parameters"]["data"])]
+    if judged["value"]:
+        blocks += _value_blocks(judged["value"])
     if judged["metrics"]:
         blocks += [("##", "Ranking"), ("table", [["split", "model", "metric", "value", "low", "high"], *judged["metrics"]])]
     if judged["slices"]:
         blocks += [("##", "Slices"), ("table", [["slice", "events", "value", "low", "high"], *judged["slices"]])]
     if considered["audit"]:
         blocks += [("##", "Leakage audit"), ("table", [["check", "status", "what"], *considered["audit"]])]
+    if judged["serving"].get("request_milliseconds"):
+        times = judged["serving"]["request_milliseconds"]
+        text = (
+            f"Loaded in {judged['serving'].get('load_seconds', 0.0):g} s; the median request took {times['median']:g} ms where it was made."
+        )
+        blocks += [("##", "Serving"), ("text", text)]
     return [*blocks, ("##", "Limitations"), ("list", considered["limitations"])]
 
 
+def _data_blocks(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    if not data["splits"]:
+        return []
+    ledger = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in data["ledger"].items() if isinstance(count, int) and count)
+    head = ["split", "sessions", "events", "purchases", "from", "to"]
+    return [("##", "Data"), ("text", f"Divided by {data['divided_by']}: {ledger}."), ("table", [head, *data["splits"]])]
+
+
+def _value_blocks(value: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The estimated value: what it is of, every difference or why there is none, and slices."""
+    deployed = (value.get("deployed") or "what is deployed").replace("_", " ")
+    rounds, sessions, propensities = value.get("rounds") or 0, value.get("sessions") or 0, value.get("propensities") or "unknown"
+    about = (
+        f"{value['key']}, against the {deployed}, propensities {propensities}, {rounds:,} events of {sessions:,} sessions; "
+        f"{value['decided_by']} decides."
+    )
+    entries = (value.get("differences") or {}) or {value["decided_by"]: value["difference"]}
+    rows = [[name, entry.get("deployed_value"), *_interval(entry)] for name, entry in entries.items()]
+    blocks: list[tuple[str, Any]] = [("##", "Estimated value"), ("text", about)]
+    blocks.append(("table", [["value", f"of the {deployed}", "candidate above it", "low", "high"], *rows]))
+    if value["slices"]:
+        rows = [[name, entry["events"], entry.get("deployed_value"), *_interval(entry)] for name, entry in value["slices"].items()]
+        blocks.append(("table", [["slice", "events", f"of the {deployed}", "candidate above it", "low", "high"], *rows]))
+    return blocks
+
+
+def _interval(entry: Mapping[str, Any]) -> list[Any]:
+    """Value, low and high, or why there are none."""
+    interval = entry["interval"]
+    if interval:
+        return [f"{interval[name]:+.4f}" for name in ("value", "low", "high")]
+    return ["not given: " + ", ".join(dict.fromkeys(reason["code"] for reason in entry["reasons"])), "", ""]
+
+
 def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else " ".join(str(value).split())

@@ -34,6 +34,8 @@ from models.serving import RankedPolicy
 from schemas.config import ConfigError
 
 _XLA_STEP_MULTIPLE = 8
+_MEMORY = 0.98
+"""What is left of a health number one step later."""
 _LOG_EVERY_SECONDS = 2.0
 
 
@@ -162,6 +164,7 @@ class LoopState:
         q_bound: Greatest return that the rewards seen so far allow.
         steps: Curve of training: step, losses, speed.
         epochs: Curve of validation: epoch, metrics.
+        health: Numbers that tell how learning goes, by name, each the mean of about the last fifty steps.
         stopped: Why training ended, or None.
     """
 
@@ -173,6 +176,7 @@ class LoopState:
     q_bound: float = 0.0
     steps: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
+    health: dict[str, float] = field(default_factory=dict)
     stopped: str | None = None
 
 
@@ -277,6 +281,7 @@ class TrainingLoop:
                 self._stop_on_nan(batch, values)
             signs = {f"{HEALTH}{name}": float(value) for name, value in health.items()}
             self._stop_on_divergence(signs)
+            state.health = {name: sign + _MEMORY * (state.health.get(name, sign) - sign) for name, sign in signs.items()}
             state.batch += 1
             state.step += 1
             if self._traces:

@@ -143,6 +143,13 @@ class Overlap:
 NUM_BINS = 64
 
 
+def bins_of(probabilities: Floats) -> npt.NDArray[np.int64]:
+    """Bin of each probability, by halvings: 0 from .5 to 1, 1 from .25; what is 0 is in the last one."""
+    with np.errstate(divide="ignore"):
+        bins = np.clip(-np.frexp(probabilities)[1].astype(np.int64) + 1, 0, NUM_BINS - 1)
+    return np.where(probabilities <= 0.0, NUM_BINS - 1, bins)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Whether a model of the logging policy is right on average wherever it says the same: sums by binned probability.
@@ -163,9 +170,7 @@ class Calibration:
     def of(cls, behaviour: Floats, item: npt.NDArray[np.int64]) -> Calibration:
         """Of predicted probabilities [n, A] and logged items [n] from 0 to A - 1, n up to `MAX_TERMS`."""
         flat = behaviour.ravel()
-        with np.errstate(divide="ignore"):
-            bins = np.clip(-np.frexp(flat)[1] + 1, 0, NUM_BINS - 1)
-        bins[flat <= 0.0] = NUM_BINS - 1
+        bins = bins_of(flat)
         logged = np.zeros(behaviour.shape)
         rows = np.arange(len(item))
         logged[rows, item] = 1.0

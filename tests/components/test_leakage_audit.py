@@ -24,6 +24,7 @@ from models.frameworks import tf
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 toy = import_module("toy_shop")
 
+DISCOUNT = 0.9
 NUM_ITEMS = 31
 """N: items 1..30, and 31 for the unknown one; the last three never occur in training."""
 BEGINS = {"train": 0, "eval": 100_000, "test": 200_000}
@@ -36,6 +37,21 @@ class Session:
     items: list[int]
     times: list[int]
     num_context: int = 0
+    is_terminal: bool = True
+    later: float = 0.0
+    """Discounted reward behind the last event: of the stretch that goes on from here, or of what came after the split."""
+
+    @property
+    def rewards(self) -> list[float]:
+        """Of an item a fifth of its number, wherever it stands."""
+        return [item / 5.0 for item in self.items]
+
+    @property
+    def to_go(self) -> list[float]:
+        returns = [self.later]
+        for reward in reversed(self.rewards):
+            returns.append(reward + DISCOUNT * returns[-1])
+        return returns[:0:-1]
 
 
 @dataclass
@@ -65,9 +81,10 @@ def shop() -> Shop:
             times = BEGINS[split] + 1000 + int(rng.integers(0, 90_000)) + np.cumsum(rng.integers(1, 500, length))
             items = rng.integers(1, NUM_ITEMS - 3, length).tolist()
             # A later stretch of the same session repeats two events of the one before.
-            splits[split].append(Session(f"{split}-{number}", items, times.tolist(), 0))
+            splits[split].append(Session(f"{split}-{number}", items, times.tolist(), 0, is_terminal=length not in (7, 8)))
             if length == 8:
                 more = [*times[-2:].tolist(), int(times[-1]) + 5]
+                splits[split][-1].later = 1 / 5.0
                 splits[split].append(Session(f"{split}-{number}", [*items[-2:], 1], more, 2))
     made = Shop(splits)
     made.count("train")
@@ -85,8 +102,11 @@ def write(folder: Path, made: Shop) -> dict[str, Artifact]:
                 "feedback": [0] * len(session.items),
                 "timestamp": session.times,
                 "num_context": [session.num_context],
+                "is_terminal": [int(session.is_terminal)],
             }
+            floats = {"reward": session.rewards, "return_to_go": session.to_go}
             feature = {name: tf.train.Feature(int64_list=tf.train.Int64List(value=values)) for name, values in integers.items()}
+            feature |= {name: tf.train.Feature(float_list=tf.train.FloatList(value=values)) for name, values in floats.items()}
             for name, text in {"user_id": "u", "session_id": session.name}.items():
                 feature[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
             writers[number % 2].write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
@@ -102,7 +122,7 @@ def write(folder: Path, made: Shop) -> dict[str, Artifact]:
     nothing = np.zeros((NUM_ITEMS, 2))
     write_neighbours(Neighbours(nothing.astype(np.int64), nothing, made.sessions, 1.0), folder / "neighbours")
     return {
-        "examples": toy.artifact(folder / "examples", "Examples", {"splits": counts, "split": split}),
+        "examples": toy.artifact(folder / "examples", "Examples", {"splits": counts, "split": split, "discount": DISCOUNT}),
         "vocabulary": toy.artifact(folder / "vocabulary", "Vocabulary", {"num_items": NUM_ITEMS}),
         "neighbours": toy.artifact(folder / "neighbours", "Neighbours", {"num_items": NUM_ITEMS}),
     }
@@ -166,6 +186,18 @@ def events_twice(made: Shop) -> None:
         session.items = [item for item in session.items for _ in range(2)]
         session.times = [time for time in session.times for _ in range(2)]
         session.num_context *= 2
+        session.later *= 1.0 + DISCOUNT
+
+
+def reward_of_the_next_split(made: Shop) -> None:
+    """A session that ends with its split is credited with a purchase after it: its returns agree with each other, and with nothing else."""
+    session = next(session for session in made.splits["train"] if not session.is_terminal and not session.later)
+    session.later = 0.7
+
+
+def return_of_another_session(made: Shop) -> None:
+    """A session that has ended goes on to be rewarded."""
+    next(session for session in made.splits["test"] if session.is_terminal and not session.num_context).later = 0.7
 
 
 def vocabulary_of_everything(made: Shop) -> None:
@@ -184,12 +216,15 @@ LEAKS: dict[str, tuple[Callable[[Shop], None], set[str]]] = {
     # What is late in time also lies outside of its split.
     "future in training": (future_in_training, {"time_order", "window_crosses_boundary"}),
     "window over the boundary": (window_over_the_boundary, {"window_crosses_boundary"}),
-    "context over the boundary": (context_over_the_boundary, {"window_crosses_boundary"}),
+    # Whose events go on in another split has returns of that split.
+    "context over the boundary": (context_over_the_boundary, {"window_crosses_boundary", "future_reward"}),
     "item of the future": (item_of_the_future, {"future_item"}),
     "session twice": (session_twice, {"duplicated_session"}),
     "copied session": (copied_session, {"copied_session"}),
     "events in disorder": (events_in_disorder, {"future_in_state"}),
     "events twice": (events_twice, {"target_in_state"}),
+    "reward of the next split": (reward_of_the_next_split, {"future_reward"}),
+    "return of another session": (return_of_another_session, {"future_reward"}),
     "vocabulary of everything": (vocabulary_of_everything, {"vocabulary_counts"}),
     "neighbours of everything": (neighbours_of_everything, {"neighbour_counts"}),
 }
@@ -266,6 +301,29 @@ def test_a_split_by_hash_warns_that_time_does_not_divide_it(tmp_path: Path):
     assert found.pop("time_order") == "warned"
     assert found.pop("window_crosses_boundary") == "not_checked"
     assert set(found.values()) == {"passed"}
+
+
+def test_what_a_split_borrows_from_the_next_is_told(tmp_path: Path):
+    made = shop()
+    reward_of_the_next_split(made)
+    return_of_another_session(made)
+    with pytest.raises(ComponentError) as caught:
+        audited(tmp_path, made)
+    (check,) = [check for check in caught.value.outputs["audit"]["checks"] if check["name"] == "future_reward"]
+    # The last event of a cut session has .9 times what came later in its return, and so the last one of a session that has ended.
+    assert check["details"] == {
+        "events": {"train": 0, "eval": 0, "test": 1},
+        "borrowed": {"train": pytest.approx(0.9 * 0.7, abs=1e-5), "eval": 0.0, "test": 0.0},
+    }
+    assert "train +0.63" in check["reason"]
+
+
+def test_without_a_discount_returns_are_not_looked_at(tmp_path: Path):
+    inputs = write(tmp_path, shop())
+    properties = {name: value for name, value in inputs["examples"].properties.items() if name != "discount"}
+    inputs["examples"] = toy.artifact(inputs["examples"].path, "Examples", properties)
+    found = executor.execute(LeakageAuditConfig(), inputs, {"audit": tmp_path / "audit"}, toy.context(tmp_path))["audit"]
+    assert statuses(dict(found))["future_reward"] == "not_checked"
 
 
 def test_few_events_twice_are_what_logs_are_like(tmp_path: Path):

@@ -240,20 +240,29 @@ def estimated_value() -> dict[str, Any]:
     reason = {"code": "uncalibrated_behaviour", "found": 0.08, "bound": 0.05}
     refused = given | {"interval": None, "reasons": [reason]}
     numbers = {"effective_size": 900.0, "tail_index": None, "calibration_error": 0.08}
+    difference = {"interval": None, "deployed_value": 0.4, "reasons": [reason | {"policy": "candidate"}]}
+    above = {"interval": {"value": 0.02, "low": -0.01, "high": 0.05}, "deployed_value": 0.4, "reasons": []}
     return {
         "key": "top10_logged@0.5",
         "split": "test",
-        "decided_by": "snips",
+        "decided_by": "return/snips",
         "deployed": "logging_policy",
         "propensities": "estimated",
         "rounds": 2_500,
         "rounds_left_out": 138,
         "sessions": 905,
-        "values": {"snips": {"candidate": given, "logging_policy": given}, "dm": {"candidate": refused, "logging_policy": given}},
-        "difference": {"interval": None, "deployed_value": 0.4, "reasons": [reason | {"policy": "candidate"}]},
+        "values": {
+            "event/snips": {"candidate": given, "logging_policy": given},
+            "event/dm": {"candidate": refused, "logging_policy": given},
+            "return/snips": {"candidate": refused, "logging_policy": given},
+            "session/snpdis": {"candidate": given, "logging_policy": given},
+        },
+        "differences": {"event/snips": above, "return/snips": difference, "session/snpdis": above},
+        "difference": difference,
         "diagnostics": {"candidate": numbers, "logging_policy": numbers},
         "weights": [[0.5, 0.6, 0.3], [1.0, 0.3, 0.3], [2.0, 0.1, 0.4]],
         "calibration": {"error": 0.08, "log_loss": 3.2, "rounds": 500, "bins": [[0.4, 0.35, 100], [0.01, 0.012, 9_000]]},
+        "slices": {"user/new": {"events": 90, "sessions": 50, **above}, "step/10+": {"events": 9, "sessions": 5, **difference}},
     }
 
 
@@ -655,8 +664,15 @@ def test_why_a_model_may_be_trusted_stands_in_the_report(make_run: MakeRun, tmp_
     for part in (
         "Leakage audit",
         "Estimated value",
+        "Reward of an event",
+        "Return from an event on, one decision made by the policy",
+        "Return of a session, all decisions made by the policy",
         "snips, candidate",
-        "dm, candidate: uncalibrated behaviour",
+        "event/dm, candidate: uncalibrated behaviour",
+        "Candidate above the logging policy, event and return",
+        "Candidate above the logging policy, session",
+        "return/snips above the logging policy, by slice",
+        "user/new: +0.0200, 95 % interval -0.0100 to +0.0500",
         "uncalibrated behaviour: found 0.08, bound 0.05",
         "2,500 events of 905 sessions, propensities estimated",
         "item/tail",
