@@ -202,4 +202,5 @@ def _totals(splits: Mapping[str, Any], counts: Mapping[str, int], num_items: int
         with_history=counts["with_history"],
         lengths=tuple(int(count) for count in lengths),
         num_items=num_items,
+        test_sessions=int(splits["test"]["sessions"]),
     )

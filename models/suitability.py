@@ -52,7 +52,8 @@ class Rules(Config):
     max_calibration_error: float = pydantic.Field(default=0.05, ge=0.0, le=1.0)
     """Of the model of the logging policy."""
     max_half_width: float = pydantic.Field(default=0.1, gt=0.0)
-    """Half width of the interval of a policy that makes a quarter of all decisions otherwise, as a share of its value."""
+    """Half width of the gain in return of a policy that makes a quarter of all decisions otherwise, by the test split, as a share of the
+    return."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Totals:
         with_history: Events with an event before them.
         lengths: Sessions by number of events, the last entry for all longer ones.
         num_items: N, padding included.
+        test_sessions: Sessions by which a policy will be judged; 0 for all.
     """
 
     sessions: int
@@ -101,6 +103,7 @@ class Totals:
     with_history: int
     lengths: tuple[int, ...]
     num_items: int
+    test_sessions: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,11 +161,11 @@ def analyse(sample: LogSample, totals: Totals, rules: Rules | None = None) -> An
         "repeats": _repeats(totals),
         "logging": _logging(sample, behaviour, totals.num_items),
         "long_term_gap": long_term_gap(sample),
-        "evaluation": _evaluation(sample, behaviour),
+        "evaluation": _evaluation(sample, behaviour, totals.test_sessions or totals.sessions),
         "sample": {"sessions": len(np.unique(sample.session)), "events": len(sample.reward)},
     }
     findings = tuple(_findings(numbers, rules))
-    verdict, recommendation = _conclude({finding.code: finding for finding in findings})
+    verdict, recommendation = _conclude({finding.code: finding for finding in findings}, numbers)
     return Analysis(verdict, recommendation, findings, numbers)
 
 
@@ -202,8 +205,12 @@ def _logging(sample: LogSample, behaviour: CrossFittedBehaviour, num_items: int)
     calibration, _ = behaviour.check(sample.session, sample.rounds)
     logged = sample.propensity
     loss = calibration.mean_log_loss() if logged is None else float(-np.log(logged).mean())
+    likeliest = behaviour.best(sample.session, sample.rounds.history, _SLATE) == sample.rounds.item[:, None]
     return {
         "propensities_logged": logged is not None,
+        "entropy_bits": loss / math.log(2.0),
+        "predicted": float(likeliest[:, 0].mean()),
+        "predicted_among_ten": float(likeliest.any(axis=1).mean()),
         "least_propensity": None if logged is None else float(logged.min()),
         "items": num_items - 1,
         "effective_items": float(np.exp(-(shares * np.log(shares)).sum())),
@@ -269,12 +276,19 @@ def _best(score: Floats, arm: Ints) -> Ints:
     return np.sort(order[: max(1, int(_BEST_SHARE * len(arm)))])
 
 
-def _evaluation(sample: LogSample, behaviour: CrossFittedBehaviour) -> dict[str, Any]:
-    """How exactly a policy could be judged that makes some decisions otherwise: it shows one of the ten likeliest items there."""
+def _evaluation(sample: LogSample, behaviour: CrossFittedBehaviour, test_sessions: int) -> dict[str, Any]:
+    """How exactly a policy could be judged that makes some decisions otherwise: it shows one of the ten likeliest items there.
+
+    `half_width` is that of the reward of an event by this sample; `test_half_width` and `test_return_half_width` are those of the
+    difference to the logging policy by as many sessions as will judge, of the reward of an event and of the return from it on, each as a
+    share of what the logging policy has.
+    """
     item = sample.rounds.item
     estimated = behaviour.probabilities(sample.session, sample.rounds.history, item[:, None])[:, 0]
     chance = estimated if sample.propensity is None else sample.propensity
     likely = (behaviour.best(sample.session, sample.rounds.history, _SLATE) == item[:, None]).any(axis=1)
+    place = np.unique(sample.session, return_inverse=True)[1].ravel()
+    shrinks = math.sqrt((int(place.max()) + 1) / test_sessions)
     rows = []
     for part in SHARES:
         target = np.minimum(1.0, (1.0 - part) * chance + part * likely / _SLATE)
@@ -289,24 +303,42 @@ def _evaluation(sample: LogSample, behaviour: CrossFittedBehaviour) -> dict[str,
             half = math.nan
         value = statistics.estimate()
         relative = half / abs(value) if math.isfinite(half) and value else None
+        paired = {name: _paired(place, target / chance, column) for name, column in (("", sample.reward), ("return_", sample.to_go))}
         rows.append(
             {
                 "share": part,
                 "value": value if math.isfinite(value) else None,
                 "half_width": half if math.isfinite(half) else None,
                 "relative_half_width": relative,
+                **{f"test_{name}half_width": None if width is None else width * shrinks for name, width in paired.items()},
                 "effective_share": weights.effective_size() / max(1, weights.size),
                 "largest_weight_share": weights.largest_share(),
             }
         )
-    return {"policies": rows, "propensities_logged": sample.propensity is not None}
+    return {"policies": rows, "propensities_logged": sample.propensity is not None, "test_sessions": test_sessions}
+
+
+def _paired(place: Ints, weight: Floats, values: Floats) -> float | None:
+    """Half width of the 95 % interval of sum w r / sum w less mean r on the same sessions, as a share of mean r; None where there is none.
+
+    Args:
+        place: [n] session of each round, from 0.
+        weight: [n] w.
+        values: [n] r.
+    """
+    total, mean = float(weight.sum()), float(values.mean())
+    if total <= 0.0 or mean == 0.0:
+        return None
+    # What each round has in the error of either, by the delta method; sessions add up.
+    parts = weight * (values - float((weight * values).sum()) / total) / total - (values - mean) / len(values)
+    return _NORMAL_QUANTILE * math.sqrt(float((np.bincount(place, weights=parts) ** 2).sum())) / abs(mean)
 
 
 def _findings(numbers: dict[str, Any], rules: Rules) -> list[Finding]:
     reward, horizon, logging = numbers["reward"], numbers["horizon"], numbers["logging"]
     gap = numbers["long_term_gap"]
     row = next(row for row in numbers["evaluation"]["policies"] if row["share"] == 0.25)
-    width, kind = row["relative_half_width"], "purchase" if reward["purchase_share"] > 0 else "reward"
+    width, kind = row["test_return_half_width"], "purchase" if reward["purchase_share"] > 0 else "reward"
     calibrated = logging["propensities_logged"] or logging["calibration_error"] <= rules.max_calibration_error
     how = "logged" if logging["propensities_logged"] else f"estimated, calibration error {logging['calibration_error']:.1%}"
     return [
@@ -331,7 +363,9 @@ def _findings(numbers: dict[str, Any], rules: Rules) -> list[Finding]:
             logging["effective_choices"] >= rules.min_choices,
             logging["effective_choices"],
             rules.min_choices,
-            f"what was logged is as uncertain as an even choice between {logging['effective_choices']:,.1f} of {logging['items']:,} items",
+            f"what was logged is as uncertain as an even choice between {logging['effective_choices']:,.1f} of {logging['items']:,} items "
+            f"({logging['entropy_bits']:.1f} bits); a model of it has {logging['predicted_among_ten']:.0%} of the events among its ten "
+            "likeliest items",
         ),
         Finding(
             "long_term_gap",
@@ -349,36 +383,49 @@ def _findings(numbers: dict[str, Any], rules: Rules) -> list[Finding]:
             rules.max_half_width,
             "the log cannot judge a policy that makes a quarter of all decisions otherwise"
             if width is None
-            else f"a policy that makes a quarter of all decisions otherwise is judged to plus or minus {width:.1%} of its value by "
-            f"this sample (propensities {how})",
+            else f"of a policy that makes a quarter of all decisions otherwise, {numbers['evaluation']['test_sessions']:,} sessions tell "
+            f"the gain in return to plus or minus {width:.1%} of the return (propensities {how})",
         ),
     ]
 
 
-def _conclude(found: dict[Code, Finding]) -> tuple[Verdict, str]:
-    """The verdict and what to do."""
+def _conclude(found: dict[Code, Finding], numbers: dict[str, Any]) -> tuple[Verdict, str]:
+    """The verdict and what to do, with the numbers it rests on."""
+    reward, future = numbers["reward"], f"{numbers['horizon']['future_share']:.0%}"
     if not found["reward"].holds:
-        return "no", "There is too little reward to learn from. Collect more sessions, or give clicks a reward of their own."
+        return "no", (
+            f"There is too little reward to learn from: {reward['rewarded_sessions']:,} of {reward['sessions']:,} sessions have any of "
+            f"what counts, {found['reward'].bound:,.0f} are little. Collect more sessions, or give clicks a reward of their own."
+        )
     if not found["horizon"].holds:
         return "no", (
-            "Nearly all reward comes at once: there is no long term to plan for. Train a supervised ranker (trainer.algorithm.name: bc); "
-            "it needs less data and is judged by its ranking."
+            f"Nearly all reward comes at once, {future} of it later: there is no long term to plan for. Train a supervised ranker "
+            "(trainer.algorithm.name: bc); it needs less data and is judged by its ranking."
         )
-    judged = (
-        "Its value can be judged from this log before any traffic."
-        if found["evaluation"].holds
-        else "This log cannot judge its value well: take more sessions, log propensities, or compare on live traffic."
-    )
     if not found["exploration"].holds:
-        return (
-            "no",
-            "The logging policy hardly ever chose otherwise: the log cannot say what would have happened. Explore first, a few percent.",
+        choices = numbers["logging"]["effective_choices"]
+        return "no", (
+            f"The logging policy hardly ever chose otherwise, as if between {choices:.1f} items: the log cannot say what would have "
+            "happened. Explore first, a few percent."
         )
+    width, error = found["evaluation"].value, numbers["logging"]["calibration_error"]
+    if found["evaluation"].holds:
+        judged = f"Its gain can be judged from this log before any traffic, to plus or minus {width:.1%}."
+    elif width is not None and width <= found["evaluation"].bound:
+        judged = (
+            f"This log cannot judge it: the model of its propensities is off by {error:.1%}. Log propensities, or compare on live traffic."
+        )
+    else:
+        told = "not at all" if width is None else f"only to plus or minus {width:.1%}"
+        judged = f"This log can judge its gain {told}: take more sessions, log propensities, or compare on live traffic."
+    gap = numbers["long_term_gap"]
     if not found["long_term_gap"].holds:
         return "perhaps", (
-            "What is good now and what is good in the long run are the same items as far as this log shows. Begin with a supervised ranker "
-            f"and keep it as the bar that a policy for long-term reward has to clear. {judged}"
+            f"{future} of the reward comes later, but what is good now and what is good in the long run are the same items as far as this "
+            f"log shows ({gap['relative']:+.1%} of the return, not certainly above 0). Begin with a supervised ranker and keep it as the "
+            f"bar that a policy for long-term reward has to clear. {judged}"
         )
     return ("yes" if found["evaluation"].holds else "perhaps"), (
-        f"Choosing for the long run is something else than choosing for the moment: a policy for long-term reward can pay. {judged}"
+        f"Choosing for the long run is something else than choosing for the moment ({gap['relative']:+.1%} of the return between the two, "
+        f"{gap['agreement']:.0%} of the choices the same): a policy for long-term reward can pay. {judged}"
     )

@@ -1,9 +1,12 @@
 """Logs with a planted answer: bait that ends sessions, rewards without a future, a policy that never chooses."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from models.ope.behaviour import Rounds
-from models.suitability import Analysis, LogSample, Rules, Totals, analyse
+from models.suitability import Analysis, LogSample, Rules, Totals, _paired, analyse
 
 NUM_ITEMS = 41
 """N: items 1..40."""
@@ -80,6 +83,41 @@ def test_too_little_reward_is_said_first():
     assert not findings(analysis)["reward"]
     assert analysis.verdict == "no"
     assert analysis.findings[0].value == analysis.numbers["reward"]["rewarded_sessions"] < Rules().min_rewarded_sessions
+
+
+def test_the_recommendation_tells_its_numbers():
+    analysis = analyse(*log_of(3000, 0, bait_ends=True))
+    gap, width = analysis.numbers["long_term_gap"], analysis.findings[-1].value
+    assert width is not None
+    for number in (f"{gap['relative']:+.1%} of the return", f"{gap['agreement']:.0%} of the choices", f"{width:.1%}"):
+        assert number in analysis.recommendation
+    few = analyse(*log_of(600, 2, bait_ends=True, reward_share=0.02))
+    assert f"{few.numbers['reward']['rewarded_sessions']:,} of 600 sessions" in few.recommendation
+
+
+def test_a_gain_is_judged_by_the_sessions_of_the_test_split():
+    sample, totals = log_of(1500, 4, bait_ends=True)
+    whole, tenth = (analyse(sample, replace(totals, test_sessions=size)).numbers["evaluation"]["policies"] for size in (1500, 150))
+    for one, other in zip(whole, tenth, strict=True):
+        for name in ("test_half_width", "test_return_half_width"):
+            assert other[name] == pytest.approx(one[name] * 10**0.5)
+    # The interval of a difference on the same sessions is that of resampled ones.
+    session = sample.session.astype(int)
+    weight, values = np.random.default_rng(0).uniform(0.5, 1.5, len(session)), sample.to_go
+    drawn = []
+    for seed in range(300):
+        times = np.bincount(np.random.default_rng(seed).integers(0, 1500, 1500), minlength=1500)[session]
+        drawn.append((times * weight * values).sum() / (times * weight).sum() - (times * values).sum() / times.sum())
+    assert _paired(session, weight, values) == pytest.approx(1.96 * np.std(drawn) / values.mean(), rel=0.15)
+
+
+def test_a_policy_is_predicted_as_far_as_it_can_be():
+    logging = analyse(*log_of(600, 0, bait_ends=False, deterministic=True)).numbers["logging"]
+    assert logging["predicted"] > 0.95
+    assert logging["entropy_bits"] == pytest.approx(np.log2(logging["effective_choices"]))
+    # Forty items shown evenly: any ten are right a quarter of the time.
+    even = analyse(*log_of(3000, 1, bait_ends=False)).numbers["logging"]
+    assert even["predicted_among_ten"] == pytest.approx(0.25, abs=0.03)
 
 
 def test_more_sessions_judge_a_policy_more_exactly():
