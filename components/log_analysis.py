@@ -102,7 +102,7 @@ class CountShard(beam.DoFn):
         number, path = element
         counts: dict[str, int] = {}
         for place, serialized in enumerate(raw_records([path]).batch(_BATCH)):
-            columns, found = read_rounds(serialized)
+            columns, found = read_rounds(serialized, self._num_items)
             for name, count in found.items():
                 counts[name] = counts.get(name, 0) + count
             # The top 53 bits as a share of one.
@@ -113,8 +113,12 @@ class CountShard(beam.DoFn):
         yield counts
 
 
-def read_rounds(serialized: tf.Tensor) -> tuple[Columns, dict[str, int]]:
+def read_rounds(serialized: tf.Tensor, num_items: int) -> tuple[Columns, dict[str, int]]:
     """Every target of [R] records with what stood before it, and counts.
+
+    Args:
+        serialized: [R] records.
+        num_items: N; unknown items, which are all the same here, are no repeats of each other.
 
     Returns:
         `session`, `history` [n, T-1], `item`, `reward`, `to_go`, `propensity` (NaN where there is none); and counts by name.
@@ -134,13 +138,13 @@ def read_rounds(serialized: tf.Tensor) -> tuple[Columns, dict[str, int]]:
     history = np.where(step[None, :] < place[:, None], item[row], 0)[:, : max(1, item.shape[1] - 1)]
     values = {name: parsed[name].to_tensor(np.nan, shape=[None, item.shape[1]]).numpy()[row, place].astype(np.float64) for name in floats}
     logged = item[row, place]
-    last = Rounds(history, logged).last
+    last, known = Rounds(history, logged).last, logged < num_items
     bought = parsed[trajectory.FEEDBACK].to_tensor().numpy()[row, place] == _PURCHASE
     counts = {
         "records": len(length),
-        "with_history": int((place > 0).sum()),
-        "repeats": int((history == logged[:, None]).any(axis=1).sum()),
-        "repeats_of_last": int((last == logged).sum()),
+        "with_history": int((known & (place > 0)).sum()),
+        "repeats": int((known & (history == logged[:, None]).any(axis=1)).sum()),
+        "repeats_of_last": int((known & (last == logged)).sum()),
         # A session of several records counts once for each in which it has one.
         "sessions_with_purchase": len(np.unique(row[bought])),
         "sessions_with_reward": len(np.unique(row[values[trajectory.REWARD] > 0.0])),

@@ -85,9 +85,9 @@ class Totals:
         purchases: Events that are purchases.
         rewarded_sessions: Sessions with a purchase, or with any reward where there are no purchases.
         reward: Sum of rewards.
-        repeats: Events on an item that stood in the session before.
+        repeats: Events on a known item that stood in the session before.
         repeats_of_last: Those on the very last item.
-        with_history: Events with an event before them.
+        with_history: Events on known items with an event before them.
         lengths: Sessions by number of events, the last entry for all longer ones.
         num_items: N, padding included.
         test_sessions: Sessions by which a policy will be judged; 0 for all.

@@ -23,6 +23,7 @@ from models.ope.diagnostics import Calibration
 from models.ope.log import SessionLog
 from models.ope.registry import ESTIMATORS
 from models.ope.resampling import Resampling
+from models.ope.sensitivity import tipping_factor
 from models.ope.statistics import Panel, Statistics
 from models.ope.support import Evidence, Requirements, judge, refuse
 
@@ -93,6 +94,7 @@ def estimate_value(
         "diagnostics": work.diagnostics(),
         "weights": _weight_histogram(candidate.weight),
         "calibration": None if log.calibration is None else _reliability(log.calibration),
+        "tipping_factor": _tipping_factor(ope, policies[CANDIDATE]),
         "slices": work.slice_values(panels, slices),
     }
 
@@ -243,6 +245,14 @@ def _diagnostics(evidence: Evidence) -> dict[str, float | None]:
         "calibration_error": evidence.calibration.error() if evidence.calibration else None,
     }
     return {name: value if value is None or np.isfinite(value) else None for name, value in numbers.items()}
+
+
+def _tipping_factor(ope: OpeConfig, policy: Mixture) -> float | None:
+    """By which factor logging probabilities may be off before the candidate may be no better than the policy that logged."""
+    log, known = policy.log, policy.log.known
+    values = log.reward if ope.decider.startswith("event/") else log.to_go
+    chosen = np.maximum(0.0, policy.target - ope.as_logged * log.chance) / log.chance
+    return tipping_factor(chosen[known], ope.as_logged, values[known])
 
 
 def _weight_histogram(weight: Floats) -> list[list[float]]:

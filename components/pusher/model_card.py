@@ -106,7 +106,18 @@ def _metrics(metrics: Mapping[str, Any]) -> list[list[Any]]:
 def _value(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if not value:
         return None
-    kept = ("key", "decided_by", "deployed", "propensities", "sessions", "rounds", "difference", "differences", "diagnostics")
+    kept = (
+        "key",
+        "decided_by",
+        "deployed",
+        "propensities",
+        "sessions",
+        "rounds",
+        "difference",
+        "differences",
+        "diagnostics",
+        "tipping_factor",
+    )
     return {name: value.get(name) for name in kept} | {"slices": value.get("slices", {})}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from components.artifacts import Artifact
-from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge
+from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge, judge_health, judge_spread
 from components.evaluator.config import BlessingConfig, EvaluatorConfig
 from components.evaluator.executor import execute
 from components.model_io import ModelConfig, build_model, load_model, save_model
@@ -152,6 +152,49 @@ def test_every_check_has_a_name_of_its_own():
     ]
 
 
+def test_every_comparison_says_its_numbers_to_programs():
+    config = BlessingConfig(at_least={"coverage@10": 0.06}, not_below_baselines=("popularity",))
+    checks = judge({**METRICS, LAST_BLESSED: {"ndcg@10": 0.5}}, config)
+    assert [(check.found, check.bound) for check in checks] == [(0.05, 0.06), (0.2, 0.1), (0.2, 0.49)]
+
+
+@pytest.mark.parametrize(
+    ("coverage", "before", "passed"),
+    [
+        # Twice what popularity has is .02, half of what the last model had .04.
+        (0.05, 0.08, {"coverage/popularity": True, "coverage/last_blessed": True}),
+        (0.03, 0.08, {"coverage/popularity": True, "coverage/last_blessed": False}),
+        (0.01, None, {"coverage/popularity": False}),
+        (0.02, None, {"coverage/popularity": True}),
+    ],
+)
+def test_a_model_that_shows_everybody_the_same_is_not_blessed(coverage: float, before: float | None, passed: dict[str, bool]):
+    metrics = {CANDIDATE: {"coverage@10": coverage}, "popularity": {"coverage@10": 0.01}}
+    if before is not None:
+        metrics[LAST_BLESSED] = {"coverage@10": before}
+    checks = judge_spread(metrics, BlessingConfig())
+    assert {check.name: check.passed for check in checks} == passed
+    assert all(check.found == coverage for check in checks)
+    assert judge_spread(metrics, BlessingConfig(min_coverage_ratio=None, max_coverage_drop=None)) == []
+
+
+def test_half_of_a_small_catalogue_is_enough():
+    metrics = {CANDIDATE: {"seen_removed/coverage@10": 0.6}, "popularity": {"seen_removed/coverage@10": 0.55}}
+    (check,) = judge_spread(metrics, BlessingConfig())
+    assert (check.passed, check.bound) == (True, 0.5)
+
+
+def test_values_beyond_what_rewards_allow_are_not_healthy():
+    config = BlessingConfig()
+    (well,) = judge_health({"q_scale": 1.9, "q_bound": 2.0}, config)
+    (ill,) = judge_health({"q_scale": 3.0, "q_bound": 2.0}, config)
+    assert (well.passed, well.found, ill.passed, ill.found, ill.bound) == (True, 0.95, False, 1.5, 1.0)
+    assert "3, 150% of the greatest return" in ill.reason
+    # Methods without values, and models from before they were kept.
+    assert judge_health({"entropy": 2.0}, config) == judge_health(None, config) == []
+    assert judge_health({"q_scale": 3.0, "q_bound": 2.0}, BlessingConfig(max_value_size=None)) == []
+
+
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
@@ -160,6 +203,9 @@ def test_every_check_has_a_name_of_its_own():
         ({"splits": []}, "found none"),
         ({"protocols": ["seen"]}, "protocols"),
         ({"blessing": {"max_drop": -0.1}}, "max_drop"),
+        ({"blessing": {"force": {"by": "Ada", "reason": "because"}}}, "reason"),
+        ({"blessing": {"force": {"reason": "the log of last week is broken"}}}, "by"),
+        ({"ope": {"as_logged": 0.9, "as_random": 0.1}}, "leave no decision to the ranker"),
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_an_error(plain: dict[str, Any], message: str):
@@ -296,6 +342,22 @@ def test_a_worse_model_does_not_replace_a_better_one(untrained: Artifact, tmp_pa
     assert "the last blessed model's" in reason
     assert found["blessing"]["baseline_model"] == toy.trained().model.digest
     assert LAST_BLESSED in found["evaluation"]["metrics"]["test"]
+
+
+def test_a_forced_blessing_keeps_who_why_and_against_what(untrained: Artifact, tmp_path: Path):
+    force = {"by": "Ada", "reason": "the log of last week is broken"}
+    found, blessing = _evaluate(tmp_path, untrained, blessing=decode(BlessingConfig, {"force": force}, "test"))
+    verdict = found["blessing"]
+    assert _markers(blessing) == ["BLESSED"]
+    assert verdict["forced"] == {**force, "against": [check["name"] for check in verdict["checks"] if not check["passed"]]}
+    assert "baseline/popularity" in verdict["forced"]["against"]
+    assert verdict["reasons"][0].startswith("forced by Ada (the log of last week is broken) against: ")
+
+
+def test_a_blessing_that_needs_no_force_is_not_forced(tmp_path: Path):
+    force = {"by": "Ada", "reason": "the log of last week is broken"}
+    found, blessing = _evaluate(tmp_path, toy.trained().model, blessing=decode(BlessingConfig, {"force": force}, "test"))
+    assert (_markers(blessing), found["blessing"]["forced"]) == (["BLESSED"], None)
 
 
 def test_a_better_model_replaces_a_worse_one_of_another_vocabulary(tmp_path: Path):

@@ -159,6 +159,8 @@ def test_values_come_near_the_known_ones(kind: str, logged: Artifact, unlogged: 
     assert found["deployed"] == LOGGED
     assert (found["key"], found["decided_by"]) == ("top5_logged@0.5", "return/sndr")
     assert found["difference"] == found["differences"]["return/sndr"]
+    # A gain that is there, and not at any price.
+    assert 1.05 < found["tipping_factor"] < 4.0
     assert abs(sum(share for _, share, _ in found["weights"]) - 1.0) < 1e-9
 
 

@@ -260,6 +260,7 @@ def estimated_value() -> dict[str, Any]:
         "differences": {"event/snips": above, "return/snips": difference, "session/snpdis": above},
         "difference": difference,
         "diagnostics": {"candidate": numbers, "logging_policy": numbers},
+        "tipping_factor": 1.234,
         "weights": [[0.5, 0.6, 0.3], [1.0, 0.3, 0.3], [2.0, 0.1, 0.4]],
         "calibration": {"error": 0.08, "log_loss": 3.2, "rounds": 500, "bins": [[0.4, 0.35, 100], [0.01, 0.012, 9_000]]},
         "slices": {"user/new": {"events": 90, "sessions": 50, **above}, "step/10+": {"events": 9, "sessions": 5, **difference}},
@@ -676,5 +677,6 @@ def test_why_a_model_may_be_trusted_stands_in_the_report(make_run: MakeRun, tmp_
         "uncalibrated behaviour: found 0.08, bound 0.05",
         "2,500 events of 905 sessions, propensities estimated",
         "item/tail",
+        "no propensity is off by more than a factor of 1.23 ",
     ):
         assert part in page.text, part
