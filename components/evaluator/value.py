@@ -30,6 +30,10 @@ from models.ope.support import Evidence, Requirements, judge, refuse
 LOGGED = "logging_policy"
 """The policy that logged, where no model is deployed."""
 
+MAX_STEPS = 256
+"""Longest session that sequential estimators look at."""
+_GREATEST_LOG_WEIGHT = 140.0
+"""Squares of greater products of weights do not fit into floats."""
 _KINDS: tuple[Kind, ...] = ("event", "return", "session")
 
 Floats = npt.NDArray[np.float64]
@@ -129,13 +133,16 @@ class _Work:
             max_unsupported_mass=ope.max_unsupported_mass,
             max_calibration_error=ope.max_calibration_error,
         )
-        self._kinds = [kind for kind in _KINDS if estimators[kind] or kind == "event"]
-        self.logs: dict[tuple[Kind, str], SessionLog] = {}
-        self._evidence: dict[tuple[Kind, str], Evidence] = {}
-        for kind in self._kinds:
-            for name, policy in policies.items():
-                self.logs[kind, name] = policy.session_log(kind)
-                self._evidence[kind, name] = self._known_of(name, policy, kind, self.logs[kind, name])
+        kinds = [kind for kind in _KINDS if estimators[kind] or kind == "event"]
+        self.logs = {(kind, name): policy.session_log(kind) for kind in kinds for name, policy in policies.items()}
+        self._hopeless = [
+            {"policy": name, **reason} for (kind, name), log in self.logs.items() if kind == "session" for reason in _hopeless(log)
+        ]
+        if self._hopeless:
+            kinds.remove("session")
+            self.logs = {(kind, name): log for (kind, name), log in self.logs.items() if kind != "session"}
+        self._kinds = kinds
+        self._evidence = {(kind, name): self._known_of(name, policies[name], kind, log) for (kind, name), log in self.logs.items()}
 
     def _known_of(self, name: str, policy: Mixture, kind: Kind, log: SessionLog, rows: Bools | None = None) -> Evidence:
         found = policy.evidence(kind, log, rows)
@@ -160,6 +167,11 @@ class _Work:
                 known = {policy: self._evidence[kind, policy] for policy in self._policies}
                 values[f"{kind}/{name}"] = {policy: self._verdict(statistics, known[policy]) for policy, statistics in found.items()}
                 differences[f"{kind}/{name}"] = self._difference(found, known, self._required)
+        if self._hopeless:
+            for name in self._estimators["session"]:
+                refused = {"key": name, "interval": None, "reasons": self._hopeless, "effective_size": 0.0}
+                values[f"session/{name}"] = dict.fromkeys(self._policies, refused)
+                differences[f"session/{name}"] = {"interval": None, "deployed_value": None, "reasons": self._hopeless}
         return {"values": values, "differences": differences, "difference": differences[self._ope.decider]}
 
     def _verdict(self, statistics: Statistics, evidence: Evidence) -> dict[str, Any]:
@@ -198,6 +210,8 @@ class _Work:
         """What is summed up for the slices that are large enough; a sequential estimator takes those of whole sessions."""
         kind, estimator = self._decider
         jobs: dict[str, PanelJob] = {}
+        if kind not in self._kinds:
+            return jobs
         for slice_name, rows in slices.items():
             log = self._policies[CANDIDATE].log
             if len(np.unique(log.session[rows & log.known])) < MIN_SESSIONS:
@@ -231,6 +245,18 @@ class _Work:
         if "session" in self._kinds:
             found |= {f"{name}, sessions": _diagnostics(self._evidence["session", name]) for name in self._policies if name != LOGGED}
         return found
+
+
+def _hopeless(log: SessionLog) -> list[dict[str, Any]]:
+    """Why not even sums over whole sessions are made: those of very long ones take much room and products of weights leave all bounds."""
+    longest = int(log.lengths.max(initial=0))
+    if longest > MAX_STEPS:
+        return [{"code": "too_long_sessions", "found": longest, "bound": MAX_STEPS}]
+    sizes = np.log(np.maximum(log.weight, 1e-300))
+    before = np.cumsum(sizes) - sizes
+    along = before + sizes - np.repeat(before[log.offsets[:-1]], log.lengths)
+    greatest = float(along.max(initial=0.0))
+    return [{"code": "dominant_weight", "found": None, "bound": None}] if greatest > _GREATEST_LOG_WEIGHT else []
 
 
 def _diagnostics(evidence: Evidence) -> dict[str, float | None]:

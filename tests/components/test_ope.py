@@ -297,6 +297,41 @@ def test_a_policy_for_the_long_run_is_blessed_by_the_return_and_not_by_the_momen
     assert first["interval"]["low"] < 0.2 * (0.3 + as_logged[1] - 1.0) < first["interval"]["high"]
 
 
+def test_sessions_beyond_all_weights_are_refused_and_nothing_else(tmp_path: Path):
+    # A hundred visitors who do what the candidate would for sixty steps, which the log says is one in five million each: (6.7e6 / 2)^60.
+    count, length = 100, 60
+    zeros = np.zeros(count * length, np.int64)
+    history = np.tile(np.tril(np.ones((length, length), np.int64), -1), (count, 1))
+    decisions = Decisions(
+        session=np.repeat(np.arange(count), length),
+        user=zeros,
+        history=history,
+        target=zeros + 1,
+        role=zeros,
+        reward=np.ones(count * length, np.float32),
+        to_go=np.ones(count * length, np.float32),
+        time=np.tile(np.arange(length), count),
+        propensity=np.full(count * length, 1.5e-7, np.float32),
+    )
+    ranked = {CANDIDATE: RankedSteps(zeros, zeros, decisions.reward, decisions.session, zeros == 0, {}, zeros[:, None] + 1)}
+    ope = OpeConfig(k=1, estimators=("snpdis", "tis"), decided_by="snips")
+    found = estimate_value(EvaluatorConfig(num_resamples=10, ope=ope), ranked, decisions, 3, toy.context(tmp_path))
+    for name in ("session/snpdis", "session/tis"):
+        assert {reason["code"] for reason in found["differences"][name]["reasons"]} == {"dominant_weight"}
+        assert found["values"][name][CANDIDATE]["interval"] is None
+    assert "return/snips" in found["differences"]
+    long = replace(
+        decisions, session=np.repeat(np.arange(10), 600), time=np.tile(np.arange(600), 10), propensity=decisions.propensity * 0 + 0.5
+    )
+    found = estimate_value(EvaluatorConfig(num_resamples=10, ope=ope), ranked, long, 3, toy.context(tmp_path))
+    assert found["differences"]["session/tis"]["reasons"][0] == {
+        "policy": CANDIDATE,
+        "code": "too_long_sessions",
+        "found": 600,
+        "bound": 256,
+    }
+
+
 # === Rankers as policies ===
 
 
