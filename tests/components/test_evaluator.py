@@ -338,8 +338,11 @@ def test_a_worse_model_does_not_replace_a_better_one(untrained: Artifact, tmp_pa
     config = BlessingConfig(not_below_baselines=())
     found, blessing = _evaluate(tmp_path, untrained, toy.trained().model, blessing=config)
     assert _markers(blessing) == ["NOT_BLESSED"]
-    (reason,) = found["blessing"]["reasons"]
-    assert "the last blessed model's" in reason
+    assert "the last blessed model's" in found["blessing"]["reasons"][0]
+    # What is lost is lost in slices too.
+    failed = [check["name"] for check in found["blessing"]["checks"] if not check["passed"]]
+    assert failed[0] == "last_blessed"
+    assert {name.partition("/")[0] for name in failed[1:]} == {"slice"}
     assert found["blessing"]["baseline_model"] == toy.trained().model.digest
     assert LAST_BLESSED in found["evaluation"]["metrics"]["test"]
 
