@@ -316,7 +316,7 @@ def _models(config: CompareConfig, base: Mapping[str, Any], source: str) -> Iter
         where = f"{source}: grids.{number}"
         for algorithm, settings, backbone in product(grid.algorithms, _combinations(grid.vary), grid.backbones):
             family = _label(grid, _tag(algorithm))
-            label = ", ".join([family, *(f"{_short(key, grid.vary)} {as_text(value)}" for key, value in settings.items())])
+            label = ", ".join([family, *(_named(key, value, grid.vary) for key, value in settings.items())])
             row = (label, _tag(backbone))
             if row in places:
                 raise ConfigError(
@@ -332,10 +332,13 @@ def _combinations(vary: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     return [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
 
 
-def _short(key: str, keys: Iterable[str]) -> str:
-    """The last part of a key, or the whole of it where another one ends alike."""
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+def _named(key: str, value: Any, keys: Iterable[str]) -> str:
+    """A setting in the name of a row: the last part of its key, or the whole of it where another one ends alike."""
+    section, _, last = key.rpartition(".")
+    if last == "enabled" and isinstance(value, bool):
+        return f"{section} {'on' if value else 'off'}"
+    short = last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+    return f"{short} {as_text(value)}"
 
 
 def as_text(value: Any) -> str:
