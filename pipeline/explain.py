@@ -125,6 +125,18 @@ def _metrics(evaluation: Artifact) -> dict[str, Any]:
     }
 
 
+def _value(value: dict[str, Any]) -> str:
+    """What the estimated value decided by, in words."""
+    what, difference = f"{value['key']} {value['decided_by']}", value["difference"]
+    interval = difference["interval"]
+    if interval is None:
+        return f"{what} was refused: {', '.join(dict.fromkeys(reason['code'].replace('_', ' ') for reason in difference['reasons']))}"
+    return (
+        f"{what} {interval['value']:+.4f} ({interval['low']:+.4f} to {interval['high']:+.4f}) above the "
+        f"{value['deployed'].replace('_', ' ')}'s {difference['deployed_value']:.4f}, propensities {value['propensities']}"
+    )
+
+
 def as_text(found: dict[str, Any]) -> str:
     """What is known of a version, for a terminal."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(found["pushed_at"]))
@@ -143,6 +155,8 @@ def as_text(found: dict[str, Any]) -> str:
         lines += [
             f"  {model:<16} {', '.join(f'{name} {entry[0]:.4f}' for name, entry in values.items())}" for model, values in models.items()
         ]
+    if found["value"]:
+        lines += ["value", f"  {_value(found['value'])}"]
     if found["audit"]:
         lines += [
             "leakage audit",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -14,6 +14,7 @@ LAST_BLESSED = "last_blessed"
 
 _COVERAGE = "coverage@10"
 _WRONG_PROPENSITIES = "mean_weight_off"
+_WRONG_MODEL = "uncalibrated_behaviour"
 _TAIL = 0.025
 """Of an interval of 95 %, on either side."""
 
@@ -142,8 +143,7 @@ def judge_value(value: Mapping[str, Any] | None, config: BlessingConfig) -> list
     if interval is None:
         codes = tuple(dict.fromkeys(reason["code"] for reason in reasons))
         words = "; ".join(dict.fromkeys(_in_words(reason) for reason in reasons))
-        # A log that contradicts its own propensities is no log without support.
-        wrong = _WRONG_PROPENSITIES in codes and value.get("propensities") == "logged"
+        wrong = _contradicts(value, reasons)
         passed = not (required or wrong)
         passing = ", which is passed over" if passed else ", whose propensities contradict it" if wrong else ""
         return [Check("value/support", passed, f"the log does not support a value of the candidate{passing}: {words}", codes=codes)]
@@ -157,6 +157,17 @@ def judge_value(value: Mapping[str, Any] | None, config: BlessingConfig) -> list
         Check("value/support", True, f"the log supports the value, propensities are {value['propensities']}"),
         Check("value/lower_bound", low >= bar, text, low, bar),
     ]
+
+
+def _contradicts(value: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the log says that its propensities are wrong, which is more than saying too little."""
+    if value.get("propensities") == "logged":
+        return any(reason["code"] == _WRONG_PROPENSITIES for reason in reasons)
+    calibration = value.get("calibration")
+    if calibration is None:
+        return False
+    # A few hundred events have such an error by chance.
+    return any(reason["code"] == _WRONG_MODEL and reason["found"] > reason["bound"] + calibration["chance_error"] for reason in reasons)
 
 
 def _in_words(reason: Mapping[str, Any]) -> str:

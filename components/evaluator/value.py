@@ -296,4 +296,10 @@ def _reliability(calibration: Calibration) -> dict[str, Any]:
     pairs, predicted, logged = calibration.sums.value()
     used = pairs > 0
     rows = np.stack([predicted[used] / pairs[used], logged[used] / pairs[used], pairs[used]], axis=1)
-    return {"error": calibration.error(), "log_loss": calibration.mean_log_loss(), "rounds": calibration.num_rounds, "bins": rows.tolist()}
+    return {
+        "error": calibration.error(),
+        "chance_error": calibration.chance_error(),
+        "log_loss": calibration.mean_log_loss(),
+        "rounds": calibration.num_rounds,
+        "bins": rows.tolist(),
+    }

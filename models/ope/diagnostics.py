@@ -204,6 +204,13 @@ class Calibration:
         _, predicted, logged = self.sums.value()
         return float(np.abs(predicted - logged).sum()) / (2.0 * self.num_rounds)
 
+    def chance_error(self) -> float:
+        """About the `error` that true probabilities would have on as many rounds: sum over bins of E|Poisson(m) - m| / (2 n), near sqrt(2 m / pi)."""
+        if not self.num_rounds:
+            return math.nan
+        _, predicted, _ = self.sums.value()
+        return float(np.sqrt(2.0 * np.maximum(predicted, 0.0) / math.pi).sum()) / (2.0 * self.num_rounds)
+
     def mean_log_loss(self) -> float:
         """Mean of -log beta of the logged items, in nats."""
         return float(self.log_loss.value()[0]) / self.num_rounds if self.num_rounds else math.nan

@@ -22,7 +22,8 @@ from components.ope import estimate_panels
 from components.trajectory_io import user_keys
 from models.frameworks import tf
 from models.metrics.ranking import MAX_RANK, RankedSteps
-from models.ope.behaviour import Counts, Rounds
+from models.ope.behaviour import Counts, CrossFittedBehaviour, Rounds
+from models.ope.diagnostics import Calibration
 from models.ope.log import SessionLog
 from models.ope.registry import ESTIMATORS
 from models.ope.resampling import Resampling
@@ -183,9 +184,27 @@ def test_an_uncalibrated_behaviour_model_gives_no_value(unlogged: Artifact, tmp_
     (check,) = judge_value(found, REQUIRED)
     assert not check.passed
     assert "uncalibrated_behaviour" in check.codes
-    (passed_over,) = judge_value(found, BlessingConfig())
+    # What a perfect model has by chance is no contradiction, only too little to say.
+    by_chance = {**found, "calibration": {**found["calibration"], "chance_error": 1.0}}
+    (passed_over,) = judge_value(by_chance, BlessingConfig())
     assert passed_over.passed
     assert "passed over" in passed_over.reason
+
+
+def test_a_behaviour_model_that_the_log_contradicts_blesses_nothing(unlogged: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def skewed(self: CrossFittedBehaviour, session: np.ndarray, rounds: Rounds, floor: float) -> tuple[Calibration, float]:
+        """What is shown twice as often as other items is held to be shown sixteen times as often."""
+        said = np.tile(CHANCE**4 / (CHANCE**4).sum(), (len(session), 1))
+        return Calibration.of(said, rounds.item - 1), 0.0
+
+    monkeypatch.setattr(CrossFittedBehaviour, "check", skewed)
+    found = value_of(unlogged, tmp_path, GOOD)
+    # The seven likeliest items alone have .6 of the probability and .4 of the events.
+    assert 0.15 < found["calibration"]["error"] < 0.3
+    assert found["calibration"]["chance_error"] < 0.05
+    (check,) = judge_value(found, BlessingConfig())
+    assert (check.passed, "uncalibrated_behaviour" in check.codes) == (False, True)
+    assert "contradict" in check.reason
 
 
 def test_a_policy_on_what_was_never_shown_gives_no_value(logged: Artifact, tmp_path: Path):

@@ -86,6 +86,8 @@ def test_a_version_tells_data_code_metrics_and_who_forced_it(artifacts: dict[str
     assert found["steps"]["trainer"]["code"] == "code-of-model"
     assert found["blessing"]["forced"] == FORCED
     text = as_text(found)
+    decided = "top10_logged@0.5 return/sndr +0.0400 (+0.0100 to +0.0700) above the last blessed's 1.5000, propensities logged"
+    assert decided in text
     for part in ("version 17 of shop", "rows_read 12", "10 events of 3 sessions", "ndcg@10 0.5000", "time_order passed", "forced by Ada"):
         assert part in text
     # The folder of a version names it as well.
