@@ -205,7 +205,10 @@ class Calibration:
         return float(np.abs(predicted - logged).sum()) / (2.0 * self.num_rounds)
 
     def chance_error(self) -> float:
-        """About the `error` that true probabilities would have on as many rounds: sum over bins of E|Poisson(m) - m| / (2 n), near sqrt(2 m / pi)."""
+        """About the `error` of true probabilities on as many rounds.
+
+        A bin of m expected events is off by E|Poisson(m) - m|, about sqrt(2 m / pi).
+        """
         if not self.num_rounds:
             return math.nan
         _, predicted, _ = self.sums.value()
