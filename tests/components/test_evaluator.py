@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from components.artifacts import Artifact
+from components.evaluator import executor
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge, judge_health, judge_spread
 from components.evaluator.config import BlessingConfig, EvaluatorConfig
 from components.evaluator.executor import execute
-from components.model_io import ModelConfig, build_model, load_model, save_model
+from components.model_io import ModelConfig, RankingModel, build_model, load_model, save_model
 from models.baselines import BASELINES
+from models.frameworks import tf
 from models.metrics.ranking import sum_by_session
 from schemas.config import ConfigError, decode
 
@@ -345,6 +348,33 @@ def test_a_worse_model_does_not_replace_a_better_one(untrained: Artifact, tmp_pa
     assert {name.partition("/")[0] for name in failed[1:]} == {"slice"}
     assert found["blessing"]["baseline_model"] == toy.trained().model.digest
     assert LAST_BLESSED in found["evaluation"]["metrics"]["test"]
+
+
+def test_a_model_that_shows_everybody_the_same_items_is_not_blessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    load, loaded, first = executor.load_ranking_model, [], []
+
+    def collapsed(artifact: Artifact) -> RankingModel:
+        model = load(artifact)
+        loaded.append(artifact)
+        if len(loaded) > 1:
+            return model
+
+        def rank(*asked: Any) -> Any:
+            found = model.rank(*asked)
+            first[:] = first or [found[:1]]
+            return tf.repeat(first[0], tf.shape(found)[0], axis=0)
+
+        return replace(model, rank=rank)
+
+    monkeypatch.setattr(executor, "load_ranking_model", collapsed)
+    # Whatever else it lost is allowed. Ten of twenty items are half of the catalogue; the last blessed model shows all.
+    allowed = {"not_below_baselines": (), "max_drop": 1.0, "max_slice_drop": None, "min_coverage_ratio": None}
+    config = BlessingConfig(max_coverage_drop=0.4, **allowed)
+    found, blessing = _evaluate(tmp_path, toy.trained().model, toy.trained().model, blessing=config)
+    assert _markers(blessing) == ["NOT_BLESSED"]
+    coverage = {name: found["evaluation"]["metrics"]["test"][name]["coverage@10"][0] for name in (CANDIDATE, LAST_BLESSED)}
+    assert coverage == {CANDIDATE: 0.5, LAST_BLESSED: 1.0}
+    assert [check["name"] for check in found["blessing"]["checks"] if not check["passed"]] == ["coverage/last_blessed"]
 
 
 def test_a_forced_blessing_keeps_who_why_and_against_what(untrained: Artifact, tmp_path: Path):
