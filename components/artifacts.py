@@ -22,6 +22,7 @@ ArtifactType = Literal[
     "ExampleStatistics",
     "Schema",
     "ExampleAnomalies",
+    "LeakageAudit",
     "RewardModel",
     "UserModel",
     "Model",
@@ -39,6 +40,7 @@ MANIFEST = "manifest.json"
 STATISTICS_FILE = "FeatureStats.pb"
 SCHEMA_FILE = "schema.pbtxt"
 ANOMALIES_FILE = "SchemaDiff.pb"
+AUDIT_FILE = "audit.json"
 QUARANTINE_FILE = "rows.jsonl"
 HISTORY_FILE = "history.json"
 # In front of the numbers that a training logs beside its losses.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import pyarrow as pa
 from components.artifacts import Artifact
 from components.base import Context
 from components.model_io import item_rows
-from components.trajectory_io import ordered_batches, shard_files
+from components.trajectory_io import ordered_batches, ordered_details, shard_files
 from models.baselines import Baseline
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
@@ -21,6 +22,7 @@ from models.metrics.ranking import CUTOFFS, MAX_RANK, RankedSteps
 _BATCH_RECORDS = 64
 _BASELINE_STATES = 512
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,70 @@ class Protocol:
     max_states: int | None = None
 
 
+@dataclass(frozen=True)
+class Decisions:
+    """The evaluated states of a split, in the order in which they are ranked.
+
+    Attributes:
+        session: [M] key of the session of each.
+        user: [M] key of its user.
+        history: [M, L] items so far, oldest first, 0 behind them.
+        target: [M] logged item; N for an unknown one.
+        role: [M] its feedback role.
+        reward: [M] its reward.
+        to_go: [M] discounted reward from it to the session's end.
+        time: [M] UTC seconds.
+        propensity: [M] logged probability of the item, 0 where none was logged.
+    """
+
+    session: Ints
+    user: Ints
+    history: Ints
+    target: Ints
+    role: Ints
+    reward: Floats
+    to_go: Floats
+    time: Ints
+    propensity: Floats
+
+
+def read_decisions(examples: Artifact, split: str, num_items: int, protocol: Protocol) -> Decisions:
+    """Reads what a split decided, state by state as `rank_model` ranks them; `num_items` is N."""
+    found: dict[str, list[npt.NDArray[Any]]] = {each.name: [] for each in fields(Decisions)}
+    details = ordered_details(shard_files(examples, split), _BATCH_RECORDS)
+    count = 0
+    for batch, more in zip(ordered_batches(shard_files(examples, split), _BATCH_RECORDS), details, strict=True):
+        mask = _evaluated(batch, protocol).numpy()
+        if not mask.any():
+            continue
+        states = _of_batch(batch, mask, num_items)
+        row, step = np.nonzero(mask)
+        columns = {name: getattr(states, name) for name in ("session", "target", "role", "reward")}
+        columns |= {"user": more.user.numpy()[row], "to_go": batch.return_to_go.numpy()[row, step]}
+        columns |= {"time": more.time.numpy()[row, step], "propensity": more.propensity.numpy()[row, step]}
+        columns["history"] = states.history.astype(np.int32)
+        for name, column in columns.items():
+            found[name].append(column)
+        count += len(row)
+        if protocol.max_states is not None and count >= protocol.max_states:
+            break
+    width = max((part.shape[1] for part in found["history"]), default=1)
+    found["history"] = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in found["history"]]
+    nothing = {"history": np.zeros((0, 1), np.int32), **dict.fromkeys(("reward", "to_go", "propensity"), np.zeros(0, np.float32))}
+    return Decisions(**{name: np.concatenate(parts or [nothing.get(name, np.zeros(0, np.int64))]) for name, parts in found.items()})
+
+
 @dataclass
 class _Collector:
     num_items: int
+    keep: int = 0
     rank: list[Ints] = field(default_factory=list)
     role: list[Ints] = field(default_factory=list)
-    reward: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    reward: list[Floats] = field(default_factory=list)
     session: list[Ints] = field(default_factory=list)
     known: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     recommended: dict[int, Ints] = field(default_factory=dict)
+    best: list[Ints] = field(default_factory=list)
 
     def add(self, items: Ints, states: _States) -> None:
         """Adds [M, MAX_RANK] recommendations for M states."""
@@ -56,6 +113,8 @@ class _Collector:
         self.reward.append(states.reward)
         self.session.append(states.session)
         self.known.append(states.known)
+        if self.keep:
+            self.best.append(items[:, : self.keep].astype(np.int64))
         for k in CUTOFFS:
             counts = np.bincount(items[:, :k].ravel(), minlength=self.num_items)
             self.recommended[k] = self.recommended.get(k, np.zeros(self.num_items, np.int64)) + counts
@@ -68,6 +127,7 @@ class _Collector:
             np.concatenate(self.session or [np.zeros(0, np.int64)]),
             np.concatenate(self.known or [np.zeros(0, bool)]),
             self.recommended,
+            np.concatenate(self.best) if self.best else None,
         )
 
 
@@ -78,7 +138,7 @@ class _States:
     history: Ints
     target: Ints
     role: Ints
-    reward: npt.NDArray[np.float32]
+    reward: Floats
     session: Ints
     known: npt.NDArray[np.bool_]
 
@@ -103,6 +163,7 @@ def rank_model(
     protocol: Protocol,
     context: Context,
     vocabulary: pa.Table | None = None,
+    keep: int = 0,
 ) -> RankedSteps:
     """Ranks a split under a model, all states of a session from one causal pass.
 
@@ -114,6 +175,7 @@ def rank_model(
         protocol: What is evaluated.
         context: Where to report progress.
         vocabulary: Vocabulary the trajectories were written with, where it is not the model's own: items are matched by name.
+        keep: How many of the best items of every state are kept.
 
     Returns:
         The ranks, in ids of the trajectories' vocabulary.
@@ -121,7 +183,7 @@ def rank_model(
     vocabulary = own_vocabulary if vocabulary is None else vocabulary
     num_items = vocabulary.num_rows + 1
     translation = None if vocabulary is own_vocabulary else Translation(own_vocabulary, vocabulary)
-    collector = _Collector(num_items)
+    collector = _Collector(num_items, keep)
     with context.progress.task(f"rank {split}", examples.properties["splits"][split]["trajectories"], "records") as task:
         for batch, states in _states(examples, split, num_items, protocol):
             mask = _evaluated(batch, protocol)
@@ -165,24 +227,26 @@ def _states(examples: Artifact, split: str, num_items: int, protocol: Protocol) 
         mask = _evaluated(batch, protocol).numpy()
         if not mask.any():
             continue
-        item_id = batch.item_id.numpy().astype(np.int64)
-        row, step = np.nonzero(mask)
-        history = np.where(np.arange(item_id.shape[1])[None, :] < step[:, None], item_id[row], 0)
-        target = item_id[row, step]
-        yield (
-            batch,
-            _States(
-                history=history,
-                target=target,
-                role=batch.feedback.numpy()[row, step].astype(np.int64),
-                reward=batch.reward.numpy()[row, step],
-                session=batch.session.numpy()[row],
-                known=target < num_items,
-            ),
-        )
-        seen += len(row)
+        states = _of_batch(batch, mask, num_items)
+        yield batch, states
+        seen += len(states.target)
         if protocol.max_states is not None and seen >= protocol.max_states:
             return
+
+
+def _of_batch(batch: TrajectoryBatch, mask: npt.NDArray[np.bool_], num_items: int) -> _States:
+    """The states of a batch where a mask [B, T] is True."""
+    item_id = batch.item_id.numpy().astype(np.int64)
+    row, step = np.nonzero(mask)
+    target = item_id[row, step]
+    return _States(
+        history=np.where(np.arange(item_id.shape[1])[None, :] < step[:, None], item_id[row], 0),
+        target=target,
+        role=batch.feedback.numpy()[row, step].astype(np.int64),
+        reward=batch.reward.numpy()[row, step],
+        session=batch.session.numpy()[row],
+        known=target < num_items,
+    )
 
 
 def _rows(states: _States, rows: slice) -> _States:

@@ -55,6 +55,13 @@ def read_neighbours(artifact: Artifact, num_neighbours: int | None = None) -> Ne
     return Neighbours(np.concatenate(ids), np.concatenate(similarities), np.concatenate(sessions), shrinkage)
 
 
+def read_sessions(artifact: Artifact) -> npt.NDArray[np.int64]:
+    """[N] sessions that each item is in, without its neighbours."""
+    parts = [pq.read_table(path, columns=[SESSIONS])[SESSIONS].to_numpy() for path in sorted(artifact.path.glob("*.parquet"))]
+    sessions: npt.NDArray[np.int64] = np.concatenate([np.zeros(0, np.int64), *parts])
+    return sessions
+
+
 def _columns(column: Any, width: int) -> npt.NDArray[Any]:
     values: npt.NDArray[Any] = column.combine_chunks().values.to_numpy()
     return values.reshape(-1, width)

@@ -5,6 +5,7 @@ from components.evaluator.component import EVALUATOR
 from components.example_validator.component import EXAMPLE_VALIDATOR
 from components.exporter.component import EXPORTER
 from components.infra_validator.component import INFRA_VALIDATOR
+from components.leakage_audit.component import LEAKAGE_AUDIT
 from components.neighbour_gen.component import NEIGHBOUR_GEN
 from components.online_tuner.component import ONLINE_TUNER
 from components.pusher.component import PUSHER
@@ -25,6 +26,7 @@ COMPONENTS: Registry[Component] = Registry(
         "schema_gen": SCHEMA_GEN,
         "example_validator": EXAMPLE_VALIDATOR,
         "neighbour_gen": NEIGHBOUR_GEN,
+        "leakage_audit": LEAKAGE_AUDIT,
         "reward_trainer": REWARD_TRAINER,
         "user_model_trainer": USER_MODEL_TRAINER,
         "relabeller": RELABELLER,

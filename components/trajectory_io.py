@@ -7,7 +7,7 @@ alone, and a run that starts in the middle of an epoch reads on from the same pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,33 +109,74 @@ def epoch_batches(
 
 def ordered_batches(files: list[str], batch_size: int) -> tf.data.Dataset:
     """Batches in an order that depends on the files alone, for evaluation; whoever stops early has seen sessions of all lengths."""
+    return _ordered(files, batch_size, lambda parsed, rows: _padded(parsed, rows, 1))
 
+
+class Details(NamedTuple):
+    """What training does not read of a batch.
+
+    Attributes:
+        propensity: [B, T] logged propensities, 0 where none was logged.
+        time: [B, T] UTC seconds.
+        user: [B] key of the user.
+    """
+
+    propensity: tf.Tensor
+    time: tf.Tensor
+    user: tf.Tensor
+
+
+def ordered_details(files: list[str], batch_size: int) -> tf.data.Dataset:
+    """`Details` of the batches of `ordered_batches`."""
+
+    def take(parsed: dict[str, Any], rows: tf.Tensor) -> Details:
+        steps = tf.reduce_max(tf.gather(parsed["length"], rows))
+
+        def steps_of(name: str) -> tf.Tensor:
+            values = tf.gather(parsed[name], rows).to_tensor()
+            return tf.pad(values, [[0, 0], [0, steps - tf.shape(values)[1]]])
+
+        return Details(steps_of(trajectory.PROPENSITY), steps_of(trajectory.TIMESTAMP), tf.gather(parsed["user"], rows))
+
+    return _ordered(files, batch_size, take, (trajectory.PROPENSITY, trajectory.TIMESTAMP))
+
+
+def _ordered(
+    files: list[str], batch_size: int, take_rows: Callable[[dict[str, Any], tf.Tensor], Any], more: tuple[str, ...] = ()
+) -> tf.data.Dataset:
     def cut(serialized: tf.Tensor) -> tf.data.Dataset:
-        parsed = parse(serialized)
+        parsed = parse(serialized, more)
         count = tf.shape(serialized, tf.int64)[0]
         by_length = tf.argsort(parsed["length"], stable=True)
         num_batches = (count + batch_size - 1) // batch_size
         order = tf.argsort(tf.random.stateless_uniform([num_batches], [0, 0]))
 
-        def take(index: tf.Tensor) -> TrajectoryBatch:
+        def take(index: tf.Tensor) -> Any:
             start = tf.cast(order[index], tf.int64) * batch_size
-            return _padded(parsed, by_length[start : start + batch_size], 1)
+            return take_rows(parsed, by_length[start : start + batch_size])
 
         return tf.data.Dataset.range(num_batches).map(take)
 
     return raw_records(files).batch(batch_size * _CHUNK_BATCHES).flat_map(cut).prefetch(2)
 
 
-def parse(serialized: tf.Tensor) -> dict[str, Any]:
-    """Parses [n] serialized records into ragged features [n, (T)] and plain ones [n]."""
-    spec = {name: tf.io.RaggedFeature(_dtype(name)) for name in _FEATURES}
+def parse(serialized: tf.Tensor, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Parses [n] serialized records into ragged features [n, (T)], `more` among them, and plain ones [n]."""
+    spec = {name: tf.io.RaggedFeature(_dtype(name)) for name in (*_FEATURES, *more)}
     plain = {name: tf.io.FixedLenFeature([], _dtype(name)) for name in (trajectory.NUM_CONTEXT, trajectory.IS_TERMINAL)}
     names = {name: tf.io.FixedLenFeature([], tf.string) for name in (trajectory.USER_ID, trajectory.SESSION_ID)}
     parsed: dict[str, Any] = tf.io.parse_example(serialized, {**spec, **plain, **names})
     parsed["length"] = tf.cast(parsed[trajectory.ITEM_ID].row_lengths(), tf.int32)
-    joined = tf.strings.join([parsed.pop(trajectory.USER_ID), parsed.pop(trajectory.SESSION_ID)], "\x00")
+    user = parsed.pop(trajectory.USER_ID)
+    joined = tf.strings.join([user, parsed.pop(trajectory.SESSION_ID)], "\x00")
     parsed["session"] = tf.strings.to_hash_bucket_fast(joined, (1 << 63) - 1)
+    parsed["user"] = user_keys(user)
     return parsed
+
+
+def user_keys(names: tf.Tensor) -> tf.Tensor:
+    """[n] keys of users by their names [n]."""
+    return tf.strings.to_hash_bucket_fast(names, (1 << 63) - 1)
 
 
 def _dtype(name: str) -> Any:

@@ -189,6 +189,50 @@ def compare(
 
 
 @app.command()
+def analyze(
+    logs: Annotated[Path, typer.Argument(metavar="LOGS", help="A configuration, or a delimited log whose columns have usual names.")],
+    overrides: Overrides = None,
+    root: Root = Path("artifacts"),
+    sessions: Annotated[int, typer.Option("--sessions", min=10, help="Sessions to make models of the log of; all are counted.")] = 20_000,
+) -> None:
+    """Say whether reinforcement learning can pay on a log, before anything is trained.
+
+    Looks at how much reward there is, how much of it lies in the future, how freely the logging policy chose, whether items that are
+    good now are others than items that are good in the long run, and how exactly a new policy could be judged from the log. Writes
+    analysis.html and analysis.json to analyze/NAME of the root.
+
+    \b
+    longplay analyze logs.csv.gz
+    longplay analyze shop.yaml
+    """
+    from components.base import ComponentError
+    from pipeline import analysis
+    from pipeline.console import ConsoleProgress, quieten
+    from schemas.config import ConfigError
+
+    quieten()
+    console = _console()
+    try:
+        settings = analysis.settings_of(logs, overrides or [])
+        with ConsoleProgress(console) as progress:
+            result = analysis.make_trajectories(settings, root, progress)
+            if result.failed:
+                print(f"error: {result.failed.name} failed: {result.failed.error}", file=sys.stderr)
+                raise typer.Exit(EXIT_FAILED)
+            answer = analysis.analyse_run(result, root.resolve(), progress, sessions)
+    except ConfigError as error:
+        _usage(str(error))
+    except ComponentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
+    folder = root / "analyze" / settings.name
+    analysis.write(answer, settings, folder)
+    console.print(analysis.as_text(answer), highlight=False, markup=False)
+    for name in ("html", "json"):
+        console.print(f"{name:<5} {folder / f'analysis.{name}'}", highlight=False, markup=False)
+
+
+@app.command()
 def check(config: ConfigPath = None, overrides: Overrides = None) -> None:
     """Check a configuration and the log files it names, without running anything."""
     from pipeline.graph import GRAPH
@@ -336,6 +380,26 @@ def predict(
                 print(f"{score:10.4f}  {item}")
     except PredictError as error:
         _usage(str(error))
+
+
+@app.command()
+def explain(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Number of a pushed version, or its folder.")],
+    root: Root = Path("artifacts"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print it all, as JSON.")] = False,
+) -> None:
+    """Say where a pushed version comes from: data, code, metrics, audit, and who forced its blessing."""
+    import json
+
+    from pipeline.explain import as_text
+    from pipeline.explain import explain as find
+    from schemas.config import ConfigError
+
+    try:
+        found = find(root.resolve(), version)
+    except ConfigError as error:
+        _usage(str(error))
+    print(json.dumps(found, indent=1, sort_keys=True) if as_json else as_text(found))
 
 
 @app.command()

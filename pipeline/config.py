@@ -9,6 +9,7 @@ from components.evaluator.config import EvaluatorConfig
 from components.example_validator.config import ExampleValidatorConfig
 from components.exporter.config import ExporterConfig
 from components.infra_validator.config import InfraValidatorConfig
+from components.leakage_audit.config import LeakageAuditConfig
 from components.neighbour_gen.config import NeighbourGenConfig
 from components.online_tuner.config import OnlineTunerConfig
 from components.pusher.config import PusherConfig
@@ -46,6 +47,7 @@ class PipelineConfig(Config):
     schema_gen: SchemaGenConfig = SchemaGenConfig()
     example_validator: ExampleValidatorConfig = ExampleValidatorConfig()
     neighbour_gen: NeighbourGenConfig = NeighbourGenConfig()
+    leakage_audit: LeakageAuditConfig = LeakageAuditConfig()
     reward_trainer: RewardTrainerConfig = RewardTrainerConfig()
     user_model_trainer: UserModelTrainerConfig = UserModelTrainerConfig()
     relabeller: RelabellerConfig = RelabellerConfig()

@@ -80,6 +80,12 @@ GRAPH: tuple[Step, ...] = (
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
     ),
     _step(
+        "leakage_audit",
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+        neighbours=FromStep("neighbour_gen", "neighbours"),
+    ),
+    _step(
         "reward_trainer",
         examples=FromStep("trajectory_gen", "examples"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
@@ -107,6 +113,7 @@ GRAPH: tuple[Step, ...] = (
         reward_model=FromStep("reward_trainer", "reward_model"),
         user_model=FromStep("user_model_trainer", "user_model"),
         anomalies=FromStep("example_validator", "anomalies"),
+        audit=FromStep("leakage_audit", "audit"),
         base_model=FromHistory("evaluator", "model", blessed_only=True, only_if=("warm_start_from", "latest_blessed")),
     ),
     _step("online_tuner", offline_model=FromStep("trainer", "model"), examples=FromStep("trajectory_gen", "examples")),
@@ -124,6 +131,8 @@ GRAPH: tuple[Step, ...] = (
         serving_model=FromStep("exporter", "serving_model"),
         blessing=FromStep("evaluator", "blessing"),
         infra_blessing=FromStep("infra_validator", "infra_blessing"),
+        evaluation=FromStep("evaluator", "evaluation"),
+        audit=FromStep("leakage_audit", "audit"),
     ),
 )
 """All steps, each after those it reads from."""

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Execution:
         inputs: Artifact folders and digests by input name.
         outputs: The same by output name.
         time: Seconds since 1970-01-01 UTC.
+        facts: What is worth knowing of outputs even when their folders are gone, by output name; see `facts_of`.
     """
 
     run_id: str
@@ -34,6 +35,23 @@ class Execution:
     inputs: Mapping[str, Mapping[str, str]]
     outputs: Mapping[str, Mapping[str, str]]
     time: float
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+_FACTS: Mapping[str, tuple[str, ...]] = {
+    "LeakageAudit": ("passed",),
+    "ModelBlessing": ("blessed", "forced", "reasons", "checks"),
+    "PushedModel": ("pushed", "version", "path"),
+}
+
+
+def facts_of(outputs: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+    """Verdicts and pushes, with who forced them and why, by output name."""
+    found = {
+        name: {key: artifact.properties[key] for key in _FACTS.get(artifact.type, ()) if key in artifact.properties}
+        for name, artifact in outputs.items()
+    }
+    return {name: facts for name, facts in found.items() if facts}
 
 
 def reference(artifact: Artifact) -> dict[str, str]:
@@ -65,7 +83,13 @@ class Lineage:
             os.close(descriptor)
 
     def latest_first(self, pipeline: str, step: str) -> Iterator[Execution]:
-        """Executions of a step, the latest first; a line that a killed process left half written is passed over."""
+        """Executions of a step of a pipeline, the latest first."""
+        for execution in self.executions():
+            if execution.pipeline == pipeline and execution.step == step:
+                yield execution
+
+    def executions(self) -> Iterator[Execution]:
+        """All executions, the latest first; a line that a killed process left half written is passed over."""
         if not self.path.is_file():
             return
         for line in reversed(self.path.read_text(encoding="utf-8").splitlines()):
@@ -73,9 +97,8 @@ class Lineage:
                 entry: dict[str, Any] = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if entry["pipeline"] == pipeline and entry["step"] == step:
-                # A later version may say more.
-                yield Execution(**{field.name: entry[field.name] for field in fields(Execution)})
+            # A later version may say more, an earlier one less.
+            yield Execution(**{each.name: entry[each.name] for each in fields(Execution) if each.name in entry})
 
     def find(self, wanted: FromHistory, pipeline: str, differs_from: str | None) -> Artifact | None:
         """The latest artifact that fits and still exists unchanged.

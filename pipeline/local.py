@@ -18,7 +18,7 @@ from components.base import Component, ComponentError, Context, Progress, Proper
 from pipeline.cache import cache_key
 from pipeline.config import PipelineConfig
 from pipeline.graph import GRAPH, FromHistory, FromStep, Step, step_names
-from pipeline.lineage import Execution, Lineage, reference
+from pipeline.lineage import Execution, Lineage, facts_of, reference
 from pipeline.provenance import describe_provenance, new_run_id, write_output_manifest
 from pipeline.termination import EXIT_TERMINATED, TERMINATED
 from schemas.config import ConfigError
@@ -180,6 +180,7 @@ class LocalRunner:
                     inputs={name: reference(artifact) for name, artifact in inputs.items()},
                     outputs={name: reference(artifact) for name, artifact in outputs.items()},
                     time=time.time(),
+                    facts=facts_of(outputs),
                 )
             )
         return StepResult(step.name, status, time.monotonic() - begun, outputs, error)

@@ -15,7 +15,7 @@ import yaml
 from components.artifacts import EXPECTED_FILE, HEALTH, HISTORY_FILE, METRICS_FILE, QUARANTINE_FILE, SERVING_FOLDER, Artifact
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED
 from components.registry import COMPONENTS
-from pipeline import charts
+from pipeline import charts, report_trust
 from pipeline.charts import Axis, Interval
 from pipeline.graph import step_names
 from pipeline.local import RunResult, StepResult
@@ -412,12 +412,15 @@ SECTIONS: dict[str, Callable[[RunResult], Section | None]] = {
     "steps": _steps,
     "rows": _rows,
     "splits": _splits,
+    "audit": report_trust.audit,
     "rewards": _rewards,
     "users": _users,
     "relabelling": _relabelling,
     "training": _training,
     "tuning": _tuning,
     "evaluation": _evaluation,
+    "value": report_trust.value,
+    "slices": report_trust.slices,
     "validation": lambda result: _properties(result, "example_validator", "anomalies"),
     "serving": _serving,
     "provenance": _provenance,

@@ -46,6 +46,8 @@ def summarise(result: RunResult) -> dict[str, Any]:
     if blessing is not None:
         properties = blessing.properties
         summary["blessing"] = {"blessed": bool(properties["blessed"]), "reasons": properties["reasons"]}
+        if properties.get("forced"):
+            summary["blessing"]["forced"] = properties["forced"]
     pushed = result.output("pusher", "pushed_model")
     if pushed is not None:
         summary["pushed"] = {name: pushed.properties[name] for name in ("version", "path", "reasons")} if pushed.properties else None

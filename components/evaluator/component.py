@@ -1,9 +1,18 @@
 """Declaration of evaluator."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from components.base import Component, Port, Properties
+from components.datasets.files import list_files
 from components.evaluator.config import EvaluatorConfig
+
+
+def _slice_files(config: EvaluatorConfig) -> Mapping[str, Any]:
+    if not config.slices:
+        return {}
+    files = list_files([table.path for table in config.slices], "evaluator.slices")
+    return {"files": [[file.path, file.num_bytes, file.modified] for file in files]}
 
 
 def _describe(outputs: Mapping[str, Properties]) -> str:
@@ -25,5 +34,7 @@ EVALUATOR = Component(
         "evaluation": Port("ModelEvaluation", "metrics.json: metrics, intervals and baselines."),
         "blessing": Port("ModelBlessing", "BLESSED or NOT_BLESSED."),
     },
+    external_state=_slice_files,
+    looks_outside=lambda config: bool(config.slices),
     describe=_describe,
 )

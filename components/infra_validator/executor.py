@@ -27,7 +27,7 @@ def execute(
     with context.progress.task("load in a second process"):
         reply, failure = _replay(artifact.path / SERVING_FOLDER, config.max_loading_seconds)
     expected = json.loads((artifact.path / EXPECTED_FILE).read_text(encoding="utf-8"))
-    reasons = [failure] if failure else _problems(reply, expected, config.max_score_difference)
+    reasons = [failure] if failure else _problems(reply, expected, config.max_score_difference) or _slowness(reply, config)
     folder = outputs["infra_blessing"]
     folder.mkdir(parents=True)
     (folder / (INFRA_NOT_BLESSED if reasons else INFRA_BLESSED)).touch()
@@ -37,17 +37,32 @@ def execute(
         "serving_model": artifact.digest,
     }
     if reply and reply["request_seconds"]:
-        times = sorted(reply["request_seconds"])
         properties |= {
             "operations": reply["operations"],
             "load_seconds": round(reply["load_seconds"], 3),
-            "request_milliseconds": {"first": _milliseconds(reply["request_seconds"][0]), "median": _milliseconds(times[len(times) // 2])},
+            "request_milliseconds": {"first": _milliseconds(reply["request_seconds"][0]), "median": _median_milliseconds(reply)},
         }
     return {"infra_blessing": properties}
 
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000.0, 2)
+
+
+def _median_milliseconds(reply: Mapping[str, Any]) -> float:
+    times = sorted(reply["request_seconds"])
+    return _milliseconds(times[len(times) // 2])
+
+
+def _slowness(reply: Mapping[str, Any], config: InfraValidatorConfig) -> list[str]:
+    """Why it answers too slowly, if it does."""
+    limit = config.max_request_milliseconds
+    if limit is None or not reply["request_seconds"] or _median_milliseconds(reply) <= limit:
+        return []
+    return [
+        f"the median of {len(reply['request_seconds'])} warm-up requests took {_median_milliseconds(reply):g} ms, "
+        f"infra_validator.max_request_milliseconds allows {limit:g}"
+    ]
 
 
 def _replay(model: Path, timeout: float) -> tuple[dict[str, Any], str | None]:

@@ -27,6 +27,8 @@ PUSHER = Component(
         "serving_model": Port("ServingModel", "The exported model."),
         "blessing": Port("ModelBlessing", "Verdict on its quality."),
         "infra_blessing": Port("InfraBlessing", "Verdict on its loading."),
+        "evaluation": Port("ModelEvaluation", "Metrics, for the model card."),
+        "audit": Port("LeakageAudit", "Checks for leaks, for the model card."),
     },
     outputs={"pushed_model": Port("PushedModel", "Where it went, or why it went nowhere.")},
     outputs_hold=_still_there,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -11,9 +12,13 @@ from pathlib import Path
 from components.artifacts import BLESSED, INFRA_BLESSED, SERVING_FOLDER, Artifact, file_digest, publish, write_json
 from components.base import ComponentError, Context, Properties
 from components.pusher.config import PusherConfig
+from components.pusher.model_card import as_html, as_markdown, model_card
 from schemas.serving import SAVED_MODEL_FILE
 
 PUSHED_FILE = "pushed.json"
+EXTRA_FOLDER = "assets.extra"
+"""What servers leave alone in a SavedModel, but for warm-up requests."""
+CARD_PREFIX = "model_card."
 
 
 def execute(
@@ -25,7 +30,13 @@ def execute(
     if not reasons:
         model = inputs["serving_model"].path / SERVING_FOLDER
         with context.progress.task("push"):
-            version, path = push(model, (context.root / config.destination).resolve())
+            card = model_card(inputs)
+            texts = {
+                "model_card.md": as_markdown(card),
+                "model_card.html": as_html(card),
+                "model_card.json": json.dumps(card, indent=1, sort_keys=True, allow_nan=False) + "\n",
+            }
+            version, path = push(model, (context.root / config.destination).resolve(), texts)
         properties = {"pushed": 1, "reasons": [], "version": version, "path": str(path)}
         context.progress.log(f"pushed version {version} to {path}")
     else:
@@ -53,8 +64,8 @@ def _reasons(verdict: Artifact) -> list[str]:
     return list(verdict.properties["reasons"]) or [f"{verdict.path} states no reason"]
 
 
-def push(model: Path, destination: Path) -> tuple[int, Path]:
-    """Copies a SavedModel to `destination/<version>`; a server sees all of it or nothing.
+def push(model: Path, destination: Path, texts: Mapping[str, str] | None = None) -> tuple[int, Path]:
+    """Copies a SavedModel to `destination/<version>`, texts beside it in its `assets.extra`; a server sees all of it or nothing.
 
     The version is the time in seconds, or one more than the greatest there is. A model that is the greatest version already is
     not copied again.
@@ -73,6 +84,9 @@ def push(model: Path, destination: Path) -> tuple[int, Path]:
         # Beside its place and under a name that is no integer, which servers pass over.
         temporary = destination / f".pushing-{version}-{os.getpid()}"
         shutil.copytree(model, temporary, ignore=shutil.ignore_patterns(SAVED_MODEL_FILE))
+        for name, text in (texts or {}).items():
+            (temporary / EXTRA_FOLDER).mkdir(exist_ok=True)
+            (temporary / EXTRA_FOLDER / name).write_text(text, encoding="utf-8")
         # Last, for those who look into the folder while it fills.
         shutil.copy2(model / SAVED_MODEL_FILE, temporary / SAVED_MODEL_FILE)
         final = destination / str(version)
@@ -88,4 +102,8 @@ def _same(model: Path, pushed: Path) -> bool:
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): file_digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(CARD_PREFIX)
+    }

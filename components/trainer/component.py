@@ -42,6 +42,7 @@ TRAINER = Component(
         "reward_model": Port("RewardModel", "What each event was worth on average; empty when its step is off."),
         "user_model": Port("UserModel", "What might have come; empty when its step is off."),
         "anomalies": Port("ExampleAnomalies", "Says that the trajectories are sound."),
+        "audit": Port("LeakageAudit", "Says that evaluation data told them nothing."),
         "base_model": Port("Model", "Model to start from.", optional=True),
     },
     outputs={

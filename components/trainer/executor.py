@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.artifacts import HISTORY_FILE, Artifact, write_json
+from components.artifacts import HEALTH, HISTORY_FILE, Artifact, write_json
 from components.base import Context, Properties
 from components.model_io import save_model
 from components.neighbours import read_neighbours
@@ -16,6 +17,7 @@ from components.trainer.config import TrainerConfig
 from components.trainer.fitting import fit
 from components.trainer.loop import LoopState
 from components.trajectory_gen.vocabulary import ITEMS_FILE
+from models.losses.health import Q_BOUND
 
 
 def execute(
@@ -46,9 +48,16 @@ def execute(
             "max_steps": model_config.max_steps,
             "parameters": fitted.num_parameters,
             "validation": {config.early_stopping.metric: state.best},
+            "health": _health(state),
         },
         "model_run": _describe(config, state, fitted.started_from),
     }
+
+
+def _health(state: LoopState) -> dict[str, float]:
+    """The last health numbers without `health/`; the greatest bound of all batches."""
+    found = {name.removeprefix(HEALTH): value for name, value in state.health.items() if math.isfinite(value)}
+    return found | ({Q_BOUND: state.q_bound} if Q_BOUND in found else {})
 
 
 def _relabelled(inputs: Mapping[str, Artifact]) -> Artifact | None:

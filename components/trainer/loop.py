@@ -40,6 +40,8 @@ from models.user_model.imagination import Imagination
 from schemas.config import ConfigError
 
 _XLA_STEP_MULTIPLE = 8
+_MEMORY = 0.98
+"""What is left of a health number one step later."""
 _LOG_EVERY_SECONDS = 2.0
 
 
@@ -244,6 +246,7 @@ class LoopState:
         q_bound: Greatest return that the rewards seen so far allow.
         steps: Curve of training: step, losses, speed.
         epochs: Curve of validation: epoch, metrics.
+        health: Numbers that tell how learning goes, by name, each the mean of about the last fifty steps.
         stopped: Why training ended, or None.
     """
 
@@ -255,6 +258,7 @@ class LoopState:
     q_bound: float = 0.0
     steps: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
+    health: dict[str, float] = field(default_factory=dict)
     stopped: str | None = None
 
 
@@ -358,6 +362,7 @@ class TrainingLoop:
                 self._stop_on_nan(batch, values)
             signs = {f"{HEALTH}{name}": float(value) for name, value in health.items()}
             self._stop_on_divergence(signs)
+            state.health = {name: sign + _MEMORY * (state.health.get(name, sign) - sign) for name, sign in signs.items()}
             state.batch += 1
             state.step += 1
             if self._traces:

@@ -47,6 +47,7 @@ class RankedSteps:
         session: [M] session it belongs to, any integer.
         known: [M] True where the relevant item is in the vocabulary.
         recommended: cut-off -> [N] how often each item was among the best k.
+        best: [M, K] best items of each state, or None where they were not kept.
     """
 
     rank: npt.NDArray[np.int64]
@@ -55,6 +56,7 @@ class RankedSteps:
     session: npt.NDArray[np.int64]
     known: npt.NDArray[np.bool_]
     recommended: Mapping[int, npt.NDArray[np.int64]]
+    best: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

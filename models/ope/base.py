@@ -86,6 +86,10 @@ class Estimator(Config):
         """How much each ratio counts, [J, T]."""
         return 1.0
 
+    def interval_coefficients(self, sums: Sums) -> Floats | float:
+        """The same for resamples, whose spread is the interval; other than those of the estimate where its bias would not show."""
+        return self.coefficients(sums)
+
     def bounds(self, known: Bounds) -> tuple[float, float] | None:
         """Least and greatest term of which the estimate is the plain mean; None where it is no mean of independent terms."""
         return None

@@ -143,6 +143,13 @@ class Overlap:
 NUM_BINS = 64
 
 
+def bins_of(probabilities: Floats) -> npt.NDArray[np.int64]:
+    """Bin of each probability, by halvings: 0 from .5 to 1, 1 from .25; what is 0 is in the last one."""
+    with np.errstate(divide="ignore"):
+        bins = np.clip(-np.frexp(probabilities)[1].astype(np.int64) + 1, 0, NUM_BINS - 1)
+    return np.where(probabilities <= 0.0, NUM_BINS - 1, bins)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Whether a model of the logging policy is right on average wherever it says the same: sums by binned probability.
@@ -163,9 +170,7 @@ class Calibration:
     def of(cls, behaviour: Floats, item: npt.NDArray[np.int64]) -> Calibration:
         """Of predicted probabilities [n, A] and logged items [n] from 0 to A - 1, n up to `MAX_TERMS`."""
         flat = behaviour.ravel()
-        with np.errstate(divide="ignore"):
-            bins = np.clip(-np.frexp(flat)[1] + 1, 0, NUM_BINS - 1)
-        bins[flat <= 0.0] = NUM_BINS - 1
+        bins = bins_of(flat)
         logged = np.zeros(behaviour.shape)
         rows = np.arange(len(item))
         logged[rows, item] = 1.0
@@ -198,6 +203,16 @@ class Calibration:
             return math.nan
         _, predicted, logged = self.sums.value()
         return float(np.abs(predicted - logged).sum()) / (2.0 * self.num_rounds)
+
+    def chance_error(self) -> float:
+        """About the `error` of true probabilities on as many rounds.
+
+        A bin of m expected events is off by E|Poisson(m) - m|, about sqrt(2 m / pi).
+        """
+        if not self.num_rounds:
+            return math.nan
+        _, predicted, _ = self.sums.value()
+        return float(np.sqrt(2.0 * np.maximum(predicted, 0.0) / math.pi).sum()) / (2.0 * self.num_rounds)
 
     def mean_log_loss(self) -> float:
         """Mean of -log beta of the logged items, in nats."""

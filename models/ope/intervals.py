@@ -76,7 +76,8 @@ def _percentiles(value: float, resampled: Floats, level: float) -> Interval:
         raise NoIntervalError(f"{len(resampled) - len(found)} of {len(resampled)} resamples have no weight left")
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(found, [tail, 100.0 - tail])
-    return Interval("bootstrap", value, float(low), float(high))
+    # Resamples of a blend are not around it; see `Estimator.interval_coefficients`.
+    return Interval("bootstrap", value, min(value, float(low)), max(value, float(high)))
 
 
 def standard_error(statistics: Statistics) -> float:

@@ -28,7 +28,7 @@ class MAGIC(SequentialEstimator):
     j = -1 is the model alone and the last j is WDR. Omega is the covariance of the g_j from the parts that sessions have in them,
     b_j the distance of g_j from a bootstrap interval of WDR. Because each w_t is a weight over a sum, products of the unnormalised
     parts, [2T, 2T], suffice, and the estimate needs one pass over the log, not one for the normalisers and one for the covariance.
-    In its interval the blend x stays as it is.
+    Its interval is that of WDR, widened to hold the estimate: a blend that trusts a wrong model is narrow and beside the truth.
 
     References:
         Thomas and Brunskill (2016), section 7; COBS (Voloshin et al., 2021) spreads the lengths j in the same way.
@@ -79,6 +79,9 @@ class MAGIC(SequentialEstimator):
             blend = least_on_simplex(covariance + np.outer(bias, bias))
         coefficients: Floats = np.tensordot(blend, reached, axes=1)
         return coefficients
+
+    def interval_coefficients(self, sums: Sums) -> Floats:
+        return np.ones(sums.total.shape[-2:])
 
 
 def lengths(steps: int, count: int) -> Ints:

@@ -91,7 +91,7 @@ class Statistics:
         return float(self.estimator.value(sums.total, self.estimator.coefficients(sums)))
 
     def resampled_values(self) -> Floats:
-        """[R] values of the resamples; NaN where one does not exist.
+        """[R] values of the resamples, of which intervals are made; NaN where one does not exist.
 
         Raises:
             ValueError: There are none.
@@ -99,7 +99,7 @@ class Statistics:
         sums = self.sums()
         if sums.resampled is None:
             raise ValueError(f"{self.estimator.key} was not resampled")
-        return self.estimator.value(sums.resampled, self.estimator.coefficients(sums))
+        return self.estimator.value(sums.resampled, self.estimator.interval_coefficients(sums))
 
 
 def collected(

@@ -23,6 +23,7 @@ Code = Literal[
     "unsupported_mass",
     "uncalibrated_behaviour",
     "unknown_support",
+    "too_long_sessions",
     "no_value",
     "no_interval",
 ]

@@ -29,7 +29,7 @@ from pipeline.local import LocalRunner, RunResult
 from pipeline.termination import EXIT_TERMINATED, TERMINATED
 from schemas.config import canonical_json
 
-LAST_STEP = "neighbour_gen"
+LAST_STEP = "leakage_audit"
 """Last step of the pipeline that a comparison runs for all of its rows."""
 _PREPARED = {"relabeller": "relabelled", "reward_trainer": "reward_model", "user_model_trainer": "user_model"}
 """Steps that are run, besides, for rows that need what they make, with its name."""

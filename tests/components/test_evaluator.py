@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from components.artifacts import Artifact
-from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge
+from components.evaluator import executor
+from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge, judge_health, judge_spread
 from components.evaluator.config import BlessingConfig, EvaluatorConfig
 from components.evaluator.executor import execute
-from components.model_io import ModelConfig, build_model, load_model, save_model
+from components.model_io import ModelConfig, RankingModel, build_model, load_model, save_model
 from models.baselines import BASELINES
+from models.frameworks import tf
 from models.metrics.ranking import sum_by_session
 from schemas.config import ConfigError, decode
 
@@ -152,6 +155,49 @@ def test_every_check_has_a_name_of_its_own():
     ]
 
 
+def test_every_comparison_says_its_numbers_to_programs():
+    config = BlessingConfig(at_least={"coverage@10": 0.06}, not_below_baselines=("popularity",))
+    checks = judge({**METRICS, LAST_BLESSED: {"ndcg@10": 0.5}}, config)
+    assert [(check.found, check.bound) for check in checks] == [(0.05, 0.06), (0.2, 0.1), (0.2, 0.49)]
+
+
+@pytest.mark.parametrize(
+    ("coverage", "before", "passed"),
+    [
+        # Twice what popularity has is .02, half of what the last model had .04.
+        (0.05, 0.08, {"coverage/popularity": True, "coverage/last_blessed": True}),
+        (0.03, 0.08, {"coverage/popularity": True, "coverage/last_blessed": False}),
+        (0.01, None, {"coverage/popularity": False}),
+        (0.02, None, {"coverage/popularity": True}),
+    ],
+)
+def test_a_model_that_shows_everybody_the_same_is_not_blessed(coverage: float, before: float | None, passed: dict[str, bool]):
+    metrics = {CANDIDATE: {"coverage@10": coverage}, "popularity": {"coverage@10": 0.01}}
+    if before is not None:
+        metrics[LAST_BLESSED] = {"coverage@10": before}
+    checks = judge_spread(metrics, BlessingConfig())
+    assert {check.name: check.passed for check in checks} == passed
+    assert all(check.found == coverage for check in checks)
+    assert judge_spread(metrics, BlessingConfig(min_coverage_ratio=None, max_coverage_drop=None)) == []
+
+
+def test_half_of_a_small_catalogue_is_enough():
+    metrics = {CANDIDATE: {"seen_removed/coverage@10": 0.6}, "popularity": {"seen_removed/coverage@10": 0.55}}
+    (check,) = judge_spread(metrics, BlessingConfig())
+    assert (check.passed, check.bound) == (True, 0.5)
+
+
+def test_values_beyond_what_rewards_allow_are_not_healthy():
+    config = BlessingConfig()
+    (well,) = judge_health({"q_scale": 1.9, "q_bound": 2.0}, config)
+    (ill,) = judge_health({"q_scale": 3.0, "q_bound": 2.0}, config)
+    assert (well.passed, well.found, ill.passed, ill.found, ill.bound) == (True, 0.95, False, 1.5, 1.0)
+    assert "3, 150% of the greatest return" in ill.reason
+    # Methods without values, and models from before they were kept.
+    assert judge_health({"entropy": 2.0}, config) == judge_health(None, config) == []
+    assert judge_health({"q_scale": 3.0, "q_bound": 2.0}, BlessingConfig(max_value_size=None)) == []
+
+
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
@@ -160,6 +206,9 @@ def test_every_check_has_a_name_of_its_own():
         ({"splits": []}, "found none"),
         ({"protocols": ["seen"]}, "protocols"),
         ({"blessing": {"max_drop": -0.1}}, "max_drop"),
+        ({"blessing": {"force": {"by": "Ada", "reason": "because"}}}, "reason"),
+        ({"blessing": {"force": {"reason": "the log of last week is broken"}}}, "by"),
+        ({"ope": {"as_logged": 0.9, "as_random": 0.1}}, "leave no decision to the ranker"),
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_an_error(plain: dict[str, Any], message: str):
@@ -292,10 +341,56 @@ def test_a_worse_model_does_not_replace_a_better_one(untrained: Artifact, tmp_pa
     config = BlessingConfig(not_below_baselines=())
     found, blessing = _evaluate(tmp_path, untrained, toy.trained().model, blessing=config)
     assert _markers(blessing) == ["NOT_BLESSED"]
-    (reason,) = found["blessing"]["reasons"]
-    assert "the last blessed model's" in reason
+    assert "the last blessed model's" in found["blessing"]["reasons"][0]
+    # What is lost is lost in slices too.
+    failed = [check["name"] for check in found["blessing"]["checks"] if not check["passed"]]
+    assert failed[0] == "last_blessed"
+    assert {name.partition("/")[0] for name in failed[1:]} == {"slice"}
     assert found["blessing"]["baseline_model"] == toy.trained().model.digest
     assert LAST_BLESSED in found["evaluation"]["metrics"]["test"]
+
+
+def test_a_model_that_shows_everybody_the_same_items_is_not_blessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    load, loaded, first = executor.load_ranking_model, [], []
+
+    def collapsed(artifact: Artifact) -> RankingModel:
+        model = load(artifact)
+        loaded.append(artifact)
+        if len(loaded) > 1:
+            return model
+
+        def rank(*asked: Any) -> Any:
+            found = model.rank(*asked)
+            first[:] = first or [found[:1]]
+            return tf.repeat(first[0], tf.shape(found)[0], axis=0)
+
+        return replace(model, rank=rank)
+
+    monkeypatch.setattr(executor, "load_ranking_model", collapsed)
+    # Whatever else it lost is allowed. Ten of twenty items are half of the catalogue; the last blessed model shows all.
+    allowed = {"not_below_baselines": (), "max_drop": 1.0, "max_slice_drop": None, "min_coverage_ratio": None}
+    config = BlessingConfig(max_coverage_drop=0.4, **allowed)
+    found, blessing = _evaluate(tmp_path, toy.trained().model, toy.trained().model, blessing=config)
+    assert _markers(blessing) == ["NOT_BLESSED"]
+    coverage = {name: found["evaluation"]["metrics"]["test"][name]["coverage@10"][0] for name in (CANDIDATE, LAST_BLESSED)}
+    assert coverage == {CANDIDATE: 0.5, LAST_BLESSED: 1.0}
+    assert [check["name"] for check in found["blessing"]["checks"] if not check["passed"]] == ["coverage/last_blessed"]
+
+
+def test_a_forced_blessing_keeps_who_why_and_against_what(untrained: Artifact, tmp_path: Path):
+    force = {"by": "Ada", "reason": "the log of last week is broken"}
+    found, blessing = _evaluate(tmp_path, untrained, blessing=decode(BlessingConfig, {"force": force}, "test"))
+    verdict = found["blessing"]
+    assert _markers(blessing) == ["BLESSED"]
+    assert verdict["forced"] == {**force, "against": [check["name"] for check in verdict["checks"] if not check["passed"]]}
+    assert "baseline/popularity" in verdict["forced"]["against"]
+    assert verdict["reasons"][0].startswith("forced by Ada (the log of last week is broken) against: ")
+
+
+def test_a_blessing_that_needs_no_force_is_not_forced(tmp_path: Path):
+    force = {"by": "Ada", "reason": "the log of last week is broken"}
+    found, blessing = _evaluate(tmp_path, toy.trained().model, blessing=decode(BlessingConfig, {"force": force}, "test"))
+    assert (_markers(blessing), found["blessing"]["forced"]) == (["BLESSED"], None)
 
 
 def test_a_better_model_replaces_a_worse_one_of_another_vocabulary(tmp_path: Path):

@@ -182,3 +182,11 @@ def test_fewer_rows_than_were_asked_for_are_refused(tmp_path: Path, monkeypatch:
 
 def test_fewer_items_than_at_export_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     _assert_refused(_reply(tmp_path, monkeypatch, [["a", "b"]], [[-1.0, -2.0]]), "at export")
+
+
+def test_a_model_that_is_too_slow_is_refused():
+    reply = {"request_seconds": [0.9, 0.002, 0.004]}
+    assert executor._slowness(reply, InfraValidatorConfig(max_request_milliseconds=4.0)) == []
+    (reason,) = executor._slowness(reply, InfraValidatorConfig(max_request_milliseconds=3.5))
+    assert reason == "the median of 3 warm-up requests took 4 ms, infra_validator.max_request_milliseconds allows 3.5"
+    assert executor._slowness(reply, InfraValidatorConfig(max_request_milliseconds=None)) == []

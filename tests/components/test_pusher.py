@@ -80,7 +80,12 @@ def test_a_blessed_model_is_pushed_whole(tmp_path: Path):
     assert found["reasons"] == []
     # A relative destination is below the root.
     assert Path(found["path"]) == (tmp_path / "serving" / "longplay" / str(found["version"])).resolve()
-    assert _files(Path(found["path"])) == _files(inputs["serving_model"].path / "Format-Serving")
+    pushed = _files(Path(found["path"]))
+    cards = {name for name in pushed if "model_card." in name}
+    assert cards == {f"assets.extra/model_card.{kind}" for kind in ("html", "json", "md")}
+    assert {name: content for name, content in pushed.items() if name not in cards} == _files(
+        inputs["serving_model"].path / "Format-Serving"
+    )
     assert before <= found["version"] <= time.time() + 1
 
 

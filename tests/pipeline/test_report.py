@@ -14,6 +14,7 @@ import pytest
 
 from components.artifacts import Artifact, ArtifactType, write_manifest
 from pipeline.config import PipelineConfig
+from pipeline.graph import step_names
 from pipeline.local import RunResult, StepResult
 from pipeline.report import write_report
 from schemas.config import canonical_json, decode
@@ -272,11 +273,49 @@ CHECKS = [
 ]
 
 
+def estimated_value() -> dict[str, Any]:
+    """One estimator with a value and one that the log does not support."""
+    interval = {"method": "bootstrap", "value": 0.42, "low": 0.4, "high": 0.44}
+    given = {"key": "snips", "interval": interval, "reasons": [], "effective_size": 900.0, "behaviour_is_estimated": True}
+    reason = {"code": "uncalibrated_behaviour", "found": 0.08, "bound": 0.05}
+    refused = given | {"interval": None, "reasons": [reason]}
+    numbers = {"effective_size": 900.0, "tail_index": None, "calibration_error": 0.08}
+    difference = {"interval": None, "deployed_value": 0.4, "reasons": [reason | {"policy": "candidate"}]}
+    above = {"interval": {"value": 0.02, "low": -0.01, "high": 0.05}, "deployed_value": 0.4, "reasons": []}
+    return {
+        "key": "top10_logged@0.5",
+        "split": "test",
+        "decided_by": "return/snips",
+        "deployed": "logging_policy",
+        "propensities": "estimated",
+        "rounds": 2_500,
+        "rounds_left_out": 138,
+        "sessions": 905,
+        "values": {
+            "event/snips": {"candidate": given, "logging_policy": given},
+            "event/dm": {"candidate": refused, "logging_policy": given},
+            "return/snips": {"candidate": refused, "logging_policy": given},
+            "session/snpdis": {"candidate": given, "logging_policy": given},
+        },
+        "differences": {"event/snips": above, "return/snips": difference, "session/snpdis": above},
+        "difference": difference,
+        "diagnostics": {"candidate": numbers, "logging_policy": numbers},
+        "tipping_factor": 1.234,
+        "weights": [[0.5, 0.6, 0.3], [1.0, 0.3, 0.3], [2.0, 0.1, 0.4]],
+        "calibration": {"error": 0.08, "log_loss": 3.2, "rounds": 500, "bins": [[0.4, 0.35, 100], [0.01, 0.012, 9_000]]},
+        "slices": {"user/new": {"events": 90, "sessions": 50, **above}, "step/10+": {"events": 9, "sessions": 5, **difference}},
+    }
+
+
+def slices() -> dict[str, Any]:
+    return {"item/tail": {"events": 900, "sessions": 500, "models": {"candidate": [0.2, 0.1, 0.3], "popularity": [0.0, 0.0, 0.0]}}}
+
+
 def evaluator(blessed: bool = True) -> Outputs:
     models = {"candidate": metrics(0.3863), "repeat_last": metrics(0.3377), "popularity": metrics(0.0857)}
     counts = {"test": {"events": 2_638, "sessions": 905, "events_on_unknown_items": 66}}
     protocol = {"splits": ["test"], "min_history": 1, "max_states": None, "num_resamples": 1000, "blessing": {"metric": "ndcg@10"}}
-    measured = {"metrics": {"test": models}, "counts": counts}
+    measured = {"metrics": {"test": models}, "counts": counts, "value": estimated_value(), "slices": slices()}
     checks = [check | {"passed": check["passed"] or blessed} for check in CHECKS]
     reasons = [check["reason"] for check in checks if check["passed"] == blessed]
     return {
@@ -332,6 +371,11 @@ def make_run(tmp_path: Path) -> MakeRun:
     return make
 
 
+def leakage_audit() -> Outputs:
+    check = {"name": "time_order", "status": "warned", "reason": EVIL, "found": 1, "of": 2, "allowed": 0, "details": {}}
+    return {"audit": ("LeakageAudit", {"passed": 1, "checks": [check], "splits": {"train": {"records": 9, "targets": 20}}}, {})}
+
+
 def complete(blessed: bool = True) -> dict[str, Outputs]:
     return {
         "trajectory_gen": trajectory_gen(),
@@ -339,6 +383,7 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "schema_gen": {"schema": ("Schema", {"features": ["item_id"]}, {})},
         "example_validator": example_validator(),
         "neighbour_gen": {"neighbours": ("Neighbours", {"records": 7_000, "pairs": 12, "items_with_neighbours": 5, "num_items": 11}, {})},
+        "leakage_audit": leakage_audit(),
         "reward_trainer": reward_trainer(),
         "user_model_trainer": user_model_trainer(),
         "relabeller": relabeller(),
@@ -425,7 +470,8 @@ def test_books_that_do_not_balance_say_so(make_run: MakeRun, tmp_path: Path) -> 
     page = report(make_run(steps), tmp_path)
     assert "10,001 read ≠ 2,052 left out + 7,950 kept" in page.text
     assert "7,950 kept ≠ 6,000 + 1,000 + 948" in page.text
-    assert [mark["aria-label"] for mark in page.all("span") if mark.get("role") == "img"].count("not passed") == 2
+    # And three of the estimated value: why it is refused, and the two estimates that are.
+    assert [mark["aria-label"] for mark in page.all("span") if mark.get("role") == "img"].count("not passed") == 2 + 3
 
 
 def test_bars_of_the_rows_meet_end_to_end(make_run: MakeRun, tmp_path: Path) -> None:
@@ -482,7 +528,7 @@ def test_a_failed_run_shows_its_error_first_and_all_that_exists(make_run: MakeRu
     assert f"trajectory_gen failed too many bad rows: {EVIL}" in page.text
     assert "The run ended before the remaining 9,963 rows were divided further" in page.text
     assert "Not pushed: the run failed before pusher" in page.text
-    assert page.text.count("not run") == 13
+    assert page.text.count("not run") == len(step_names()) - 1
     assert [name for name in page.ids() if name in ("rows", "splits", "training", "evaluation", "serving", "provenance")] == [
         "rows",
         "provenance",
@@ -528,8 +574,9 @@ def test_a_run_that_ended_early_has_no_verdict(make_run: MakeRun, tmp_path: Path
 def test_steps_show_status_time_and_what_they_say_of_themselves(make_run: MakeRun, tmp_path: Path) -> None:
     page = report(make_run(complete()), tmp_path)
     assert "trajectory_gen 10,000 rows, 37 quarantined, 7,948 events in 2,715 trajectories, 400 items executed 1.5 s" in page.text
-    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 21.0 s" in page.text
-    assert "1 executed, 13 cached 2 min 37 s" in page.text
+    # 1.5 s for the first of 15 steps, 3 s for the second, …
+    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 22.5 s" in page.text
+    assert "1 executed, 14 cached 3 min" in page.text
 
 
 def test_splits_show_shares_and_times(make_run: MakeRun, tmp_path: Path) -> None:
@@ -685,3 +732,26 @@ def test_a_user_model_that_is_off_is_left_out(make_run: MakeRun, tmp_path: Path)
     off = report(make_run(complete() | {"user_model_trainer": user_model_trainer(enabled=False)}), tmp_path)
     assert "User model" not in off.text
     assert "off: model is null" in off.text
+
+
+def test_why_a_model_may_be_trusted_stands_in_the_report(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    assert "could not be made" not in page.text
+    for part in (
+        "Leakage audit",
+        "Estimated value",
+        "Reward of an event",
+        "Return from an event on, one decision made by the policy",
+        "Return of a session, all decisions made by the policy",
+        "snips, candidate",
+        "event/dm, candidate: uncalibrated behaviour",
+        "Candidate above the logging policy, event and return",
+        "Candidate above the logging policy, session",
+        "return/snips above the logging policy, by slice",
+        "user/new: +0.0200, 95 % interval -0.0100 to +0.0500",
+        "uncalibrated behaviour: found 0.08, bound 0.05",
+        "2,500 events of 905 sessions, propensities estimated",
+        "item/tail",
+        "no propensity is off by more than a factor of 1.23 ",
+    ):
+        assert part in page.text, part

@@ -98,6 +98,17 @@ def test_a_model_that_knows_the_logging_policy_is_calibrated():
     assert joined.mean_log_loss() == right.mean_log_loss()
 
 
+def test_few_rounds_of_a_true_model_are_off_by_chance():
+    # Bins of 2, 1, .8 and .2 events.
+    behaviour = np.array([[0.5, 0.25, 0.2, 0.05]])
+    four = Calibration.of(np.tile(behaviour, (4, 1)), np.array([0, 0, 1, 2]))
+    assert four.chance_error() == pytest.approx(np.sqrt(2.0 * 4 * behaviour / math.pi).sum() / 8.0)
+    rng = np.random.default_rng(0)
+    found = [Calibration.of(np.tile(behaviour, (400, 1)), rng.choice(4, 400, p=behaviour[0])) for _ in range(50)]
+    # Each bin's share varies a bit less than Poisson's: by sqrt(1 - p).
+    assert 0.7 < np.mean([each.error() for each in found]) / found[0].chance_error() < 1.0
+
+
 def test_an_item_the_model_held_impossible_shows():
     found = Calibration.of(np.array([[1.0, 0.0]]), np.array([1]))
     assert found.error() == pytest.approx(1.0)

@@ -121,6 +121,12 @@ class Chain:
             for further, path in self.paths(int(self.following[state, item]), step + 1):
                 yield chance / 2 * further, here + path
 
+    def drawn(self, rng: np.random.Generator, count: int, q: Floats, v: Floats) -> SessionLog:
+        """So many sessions by chance; q is [steps, 2, 2] and v [steps, 2], any."""
+        paths = list(self.paths())
+        chosen = rng.choice(len(paths), count, p=np.array([chance for chance, _ in paths]))
+        return self._log([paths[place][1] for place in chosen], q, v)
+
     def population(self, q: Floats, v: Floats) -> SessionLog:
         """Every session as often as its probability says; q is [steps, 2, 2] and v [steps, 2], any."""
         sessions = []
@@ -129,11 +135,14 @@ class Chain:
             assert count == round(count)
             sessions += [path] * round(count)
         assert len(sessions) == 256
+        return self._log(sessions, q, v)
+
+    def _log(self, sessions: list[list[tuple[int, int]]], q: Floats, v: Floats) -> SessionLog:
         lengths = [len(path) for path in sessions]
         state, item = np.array([pair for path in sessions for pair in path]).T
         step = np.concatenate([np.arange(length) for length in lengths])
         return SessionLog.from_rounds(
-            np.repeat(keys(256), lengths),
+            np.repeat(keys(len(sessions)), lengths),
             self.rewards[state, item],
             self.target[state, item],
             self.behaviour[state, item],

@@ -1,0 +1,159 @@
+"""Metrics of parts of the evaluated events, so that a win on average hides no loss."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.base import ComponentError
+from components.datasets.files import list_files, open_log
+from components.evaluation import Decisions
+from components.evaluator.blessing import CANDIDATE, LAST_BLESSED
+from components.evaluator.config import SliceTable
+from components.trajectory_io import user_keys
+from models.frameworks import tf
+from models.metrics.ranking import RankedSteps, bootstrap, difference, intervals, sum_by_session
+from schemas.interaction import FEEDBACK_ROLES
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+MIN_SESSIONS = 30
+"""Slices of fewer sessions say nothing."""
+_OTHER, _NONE = "other", "(none)"
+
+
+def slice_masks(decisions: Decisions, num_items: int, train_events: Ints | None = None) -> dict[str, Bools]:
+    """[M] members of every slice, by its name: place in the session, popularity of the item, length of the session, activity of the user,
+    feedback.
+
+    Args:
+        decisions: The evaluated states.
+        num_items: N; ids are in order of popularity.
+        train_events: [M] events of each state's user in the train split; None for no slices by activity.
+    """
+    step = (decisions.history > 0).sum(axis=1)
+    _, place, counts = np.unique(decisions.session, return_inverse=True, return_counts=True)
+    length = counts[place.ravel()]
+    head, middle = max(1, (num_items - 1) // 100), max(2, (num_items - 1) // 10)
+    known = decisions.target < num_items
+    masks = {
+        "step/1-2": step <= 2,
+        "step/3-9": (step > 2) & (step < 10),
+        "step/10+": step >= 10,
+        "item/top 1%": known & (decisions.target <= head),
+        "item/next 9%": known & (decisions.target > head) & (decisions.target <= middle),
+        "item/tail": known & (decisions.target > middle),
+        "session/1-3 events": length <= 3,
+        "session/4-9 events": (length > 3) & (length < 10),
+        "session/10+ events": length >= 10,
+    }
+    if train_events is not None:
+        masks |= {
+            "user/new": train_events == 0,
+            "user/1-9 train events": (train_events > 0) & (train_events < 10),
+            "user/10+ train events": train_events >= 10,
+        }
+    return masks | {f"feedback/{name}": decisions.role == role for role, name in enumerate(FEEDBACK_ROLES)}
+
+
+def known_before(masks: Mapping[str, Bools], tables: Sequence[SliceTable]) -> dict[str, Bools]:
+    """The slices by what is known before a decision is made, in which a policy has a value of its own.
+
+    What came of a decision (its item, its feedback, how long the session went on) is another thing under another policy: of the events on
+    popular items, a policy that shows them more often would have had more.
+    """
+    features = tuple(f"{table.name}/" for table in tables if table.of == "user")
+    return {name: mask for name, mask in masks.items() if name.startswith(("step/", "user/", *features))}
+
+
+def table_masks(tables: Sequence[SliceTable], decisions: Decisions, items: Sequence[str]) -> dict[str, Bools]:
+    """[M] members of the slices by features of items or users that stand in files.
+
+    Args:
+        tables: The files.
+        decisions: The evaluated states.
+        items: [N-1] names of items 1 to N-1.
+
+    Raises:
+        ComponentError: A column is missing, or a key has two values.
+    """
+    masks: dict[str, Bools] = {}
+    for table in tables:
+        values = _read(table)
+        if table.of == "item":
+            names = np.array([_NONE, *(values.get(item, _NONE) for item in items), _NONE], np.object_)
+            found = names[np.minimum(decisions.target, len(items) + 1)]
+        else:
+            keys = user_keys(tf.constant(list(values), tf.string, [len(values)])).numpy()
+            order = np.argsort(keys)
+            names = np.array([*(list(values.values())[place] for place in order), _NONE], np.object_)
+            place = np.searchsorted(keys[order], decisions.user)
+            hit = (place < len(keys)) & (np.append(keys[order], 0)[place] == decisions.user)
+            found = names[np.where(hit, place, len(keys))]
+        kinds, counts = np.unique(found.astype(str), return_counts=True)
+        # By number of events, names decide between equals.
+        frequent = [str(kinds[place]) for place in np.lexsort((kinds, -counts))[: table.max_values]]
+        for kind in frequent:
+            masks[f"{table.name}/{kind}"] = found == kind
+        rest = ~np.isin(found.astype(str), frequent)
+        if rest.any():
+            masks[f"{table.name}/{_OTHER}"] = rest
+    return masks
+
+
+def _read(table: SliceTable) -> dict[str, str]:
+    """Feature by item or user id."""
+    values: dict[str, str] = {}
+    for file in list_files([table.path], "evaluator.slices"):
+        with open_log(file.path) as stream, io.TextIOWrapper(stream, "utf-8", newline="") as text:
+            rows = csv.DictReader(text)
+            for column in (table.key_column, table.column):
+                if column not in (rows.fieldnames or ()):
+                    raise ComponentError(
+                        f"{file.path}: no column {column!r}; its columns are {', '.join(rows.fieldnames or ()) or '(none)'}"
+                    )
+            for row in rows:
+                key, value = row[table.key_column], row[table.column] or _NONE
+                if values.setdefault(key, value) != value:
+                    raise ComponentError(f"{file.path}:{rows.line_num}: {table.of} {key!r} is {value!r} here and {values[key]!r} before")
+    return values
+
+
+def measure_slices(
+    ranked: Mapping[str, RankedSteps], masks: Mapping[str, Bools], metric: str, num_resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The metric of every model in every slice, and how far the candidate is above the last blessed model there.
+
+    Args:
+        ranked: Ranks by model, over the same states.
+        masks: Members of every slice.
+        metric: Key of a ranking metric.
+        num_resamples: Bootstrap resamples of sessions.
+        seed: Of the resamples.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, mask in masks.items():
+        sessions = len(np.unique(ranked[CANDIDATE].session[mask]))
+        if sessions < MIN_SESSIONS:
+            continue
+        sums = {model: sum_by_session(_rows(steps, mask)) for model, steps in ranked.items()}
+        if LAST_BLESSED in sums:
+            sums["difference"] = difference(sums[CANDIDATE], sums[LAST_BLESSED])
+        values = {}
+        for (model, total), resampled in zip(sums.items(), bootstrap(list(sums.values()), num_resamples, seed), strict=True):
+            estimate = intervals(total, resampled).get(metric)
+            if estimate is not None:
+                values[model] = [estimate.value, estimate.low, estimate.high]
+        if CANDIDATE in values:
+            found[name] = {"events": int(mask.sum()), "sessions": sessions, "models": values}
+    return found
+
+
+def _rows(steps: RankedSteps, mask: Bools) -> RankedSteps:
+    return RankedSteps(steps.rank[mask], steps.role[mask], steps.reward[mask], steps.session[mask], steps.known[mask], {})

@@ -1,0 +1,74 @@
+"""What the train split says about the logging policy and about users, in one pass that keeps counts alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from components.artifacts import Artifact
+from components.trajectory_io import parse, raw_records, shard_files
+from models.ope.behaviour import Counts
+from schemas import trajectory
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+_RECORDS = 4096
+_EVENTS = 1 << 20
+"""Events that are counted at a time."""
+
+
+@dataclass(frozen=True)
+class TrainCounts:
+    """Counts over the train split.
+
+    Attributes:
+        items: Items and which followed which.
+        user: [U] keys of users, ascending.
+        user_events: [U] events of each.
+    """
+
+    items: Counts
+    user: Ints
+    user_events: Ints
+
+    def events_of(self, user: Ints) -> Ints:
+        """[n] events that users [n] have in the train split."""
+        if not len(self.user):
+            return np.zeros(len(user), np.int64)
+        place = np.minimum(np.searchsorted(self.user, user), len(self.user) - 1)
+        return np.where(self.user[place] == user, self.user_events[place], 0)
+
+
+def count_train(examples: Artifact, num_items: int) -> TrainCounts:
+    """Counts every target of the train split; `num_items` is N, and unknown items count as what came before alone."""
+    total = _counted([], num_items)
+    kept: list[tuple[Ints, Ints, Bools]] = []
+    users: list[Ints] = []
+    waiting = 0
+    for serialized in raw_records(shard_files(examples, "train")).batch(_RECORDS):
+        parsed = parse(serialized)
+        length, item = parsed["length"].numpy().astype(np.int64), parsed[trajectory.ITEM_ID].flat_values.numpy()
+        context = parsed[trajectory.NUM_CONTEXT].numpy()
+        step = np.arange(len(item)) - np.repeat(np.cumsum(length) - length, length)
+        target = step >= np.repeat(context, length)
+        last = np.where(step > 0, np.roll(item, 1), 0)
+        users.append(np.repeat(parsed["user"].numpy(), length)[target])
+        known = target & (item < num_items)
+        fresh = np.zeros(len(item), bool)
+        fresh[np.unique(np.repeat(np.arange(len(length)), length) * (num_items + 1) + item, return_index=True)[1]] = True
+        kept.append((last[known], item[known], fresh[known]))
+        waiting += int(known.sum())
+        if waiting > _EVENTS:
+            total, kept, waiting = total + _counted(kept, num_items), [], 0
+            users = [np.concatenate(users)]
+    user, user_events = np.unique(np.concatenate(users or [np.zeros(0, np.int64)]), return_counts=True)
+    return TrainCounts(total + _counted(kept, num_items), user, user_events)
+
+
+def _counted(parts: list[tuple[Ints, Ints, Bools]], num_items: int) -> Counts:
+    nothing = np.zeros(0, np.int64)
+    last, item = (np.concatenate([part[place] for part in parts] or [nothing]).astype(np.int64) for place in range(2))
+    return Counts.of_pairs(last, item, np.concatenate([part[2] for part in parts] or [np.zeros(0, bool)]), num_items)

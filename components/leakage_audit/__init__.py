@@ -1,0 +1,1 @@
+"""Looks for what evaluation data may have told the training data."""
