@@ -219,6 +219,7 @@ def schema(
     datasets: Annotated[bool, typer.Option("--datasets", help="List the known datasets.")] = False,
     algorithms: Annotated[bool, typer.Option("--algorithms", help="List the known algorithms.")] = False,
     comparison: Annotated[bool, typer.Option("--compare", help="Explain the configuration of `longplay compare` instead.")] = False,
+    server: Annotated[bool, typer.Option("--server", help="Explain the settings of `longplay serve` instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema.")] = False,
 ) -> None:
     """Explain the configuration: every key with its type, default and meaning.
@@ -237,12 +238,13 @@ def schema(
         print("\n".join(f"{name:<14} {(kind.config_class.__doc__ or '').splitlines()[0]}" for name, kind in ALGORITHMS.items()))
     if datasets or algorithms:
         return
+    from components.server.config import ServerConfig
     from pipeline.compare.config import CompareConfig
     from pipeline.config import PipelineConfig
     from pipeline.reference import explain
     from schemas.config import ConfigError
 
-    kind = CompareConfig if comparison else PipelineConfig
+    kind = ServerConfig if server else CompareConfig if comparison else PipelineConfig
     if as_json:
         print(json.dumps(kind.model_json_schema(), indent=1))
         return
@@ -310,6 +312,45 @@ def predict(
                 print(f"{score:10.4f}  {item}")
     except PredictError as error:
         _usage(str(error))
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of numbered versions, as the pusher fills it.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model; without it the one in models.config, or that of DIR.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the server, such as rest_port=8080. Can be given often."),
+    ] = None,
+    embedded: Annotated[bool, typer.Option("--embedded", help="Use the embedded server even where TF Serving is installed.")] = False,
+) -> None:
+    """Serve a pushed model over gRPC and REST, with a page to try it on.
+
+    Runs tensorflow_model_server where it is installed, else an embedded server with the same protocol, that answers this machine
+    alone unless host is set. New versions take over while requests go on; SIGTERM ends it when the last request is answered.
+
+    \b
+    longplay serve artifacts/serving/shop
+    curl -d '{"instances": [{"item_history": ["c03-0000"]}]}' http://127.0.0.1:8501/v1/models/shop:predict
+    longplay serve artifacts/serving/shop --set rest_port=8080 --set host=0.0.0.0
+    longplay schema --server                                  every setting
+    """
+    from pipeline import serve as serving_commands
+    from schemas.config import ConfigError
+
+    try:
+        config = serving_commands.server_config(overrides or [])
+        model = serving_commands.model_name(folder, name)
+        binary = None if embedded else serving_commands.find_model_server()
+        if binary is not None:
+            serving_commands.become_model_server(binary, folder, model, config)
+    except (ConfigError, serving_commands.ServeError) as error:
+        _usage(str(error))
+    try:
+        serving_commands.serve_embedded(folder, model, config)
+    except serving_commands.ServeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
 
 
 @app.command()

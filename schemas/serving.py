@@ -1,5 +1,9 @@
 """Tensors of the served request and response, and the names of signatures and files around them."""
 
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
 SERVING_DEFAULT = "serving_default"
 SERVING_RETURN = "serving_return"
 """Signature of a policy that is conditioned on a return: the inputs of the default one, and what is wanted."""
@@ -16,6 +20,14 @@ ITEM_ID = "item_id"
 """string [B, K]: recommended items, best first, all different."""
 SCORE = "score"
 """float [B, K]: logarithm of each item's probability under the policy, or its value, falling along K."""
+
+PADDING: Mapping[str, bytes | float] = MappingProxyType({ITEM_HISTORY: b"", EXCLUDE: b"", REWARD_HISTORY: math.nan})
+"""What rows of an input are filled up with on the right; it says nothing, wherever it stands."""
+
+MODELS_FILE = "models.config"
+"""Beside the versions: which of them are served and their labels, as TF Serving reads it."""
+STABLE, CANARY = "stable", "canary"
+"""Labels of the version that is meant for all, and of one that is tried on some."""
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 SAVED_MODEL_FILE = "saved_model.pb"
