@@ -5,6 +5,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 SERVING_DEFAULT = "serving_default"
+RECOMMEND = "recommend"
+"""Signature with everything that a request may say."""
+SCORE_CANDIDATES = "score_candidates"
+"""Signature that scores items instead of choosing them."""
+SERVING_EXAMPLES = "serving_examples"
+"""Signature that takes the inputs of `recommend` as serialized tf.Examples."""
 SERVING_RETURN = "serving_return"
 """Signature of a policy that is conditioned on a return: the inputs of the default one, and what is wanted."""
 
@@ -18,10 +24,22 @@ REWARD_HISTORY = "reward_history"
 """float [B, T], optional: rewards of the items of the history; NaN where they are not known. What is wanted goes down by them."""
 ITEM_ID = "item_id"
 """string [B, K]: recommended items, best first, all different."""
+CANDIDATES = "candidates"
+"""string [B, C], optional: only these may be recommended, or these are scored; "" pads, a row of "" alone means the catalogue."""
+ALLOW_TAGS = "allow_tags"
+"""string [B, G], optional: only items with one of these tags may be recommended; "" pads, a row of "" alone allows everything."""
+NUM_WANTED = "k"
+"""int32 [B], optional: how many items a row wants, at most the K of the model; the places after them stay empty."""
+EXAMPLES = "examples"
+"""string [B]: serialized tf.Examples with the inputs of `recommend` as features."""
+NUM_VALID = "num_valid"
+"""int32 [B]: items of a row; the places after them are empty."""
 SCORE = "score"
 """float [B, K]: logarithm of each item's probability under the policy, or its value, falling along K."""
 
-PADDING: Mapping[str, bytes | float] = MappingProxyType({ITEM_HISTORY: b"", EXCLUDE: b"", REWARD_HISTORY: math.nan})
+PADDING: Mapping[str, bytes | float] = MappingProxyType(
+    {ITEM_HISTORY: b"", EXCLUDE: b"", CANDIDATES: b"", ALLOW_TAGS: b"", REWARD_HISTORY: math.nan}
+)
 """What rows of an input are filled up with on the right; it says nothing, wherever it stands."""
 
 MODELS_FILE = "models.config"

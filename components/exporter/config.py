@@ -5,12 +5,17 @@ import pydantic
 from schemas.config import Config
 from schemas.serving import MAX_WARMUP_RECORDS
 
+OTHER_REQUESTS = 4
+"""Warm-up requests of each batch size for signatures beside the default one."""
+
 
 class ExporterConfig(Config):
     """The served function."""
 
     k: int = pydantic.Field(default=20, ge=1)
     """K, items recommended."""
+    item_tags: str | None = None
+    """CSV file with columns `item` and `tag`, such as categories; a request may then allow only items with some tags."""
     warmup_batch_sizes: tuple[int, ...] = (1, 8, 64)
     """Batch sizes of the warm-up requests, each sent with histories of the test split."""
     num_warmup_requests: int = pydantic.Field(default=4, ge=1)
@@ -18,7 +23,8 @@ class ExporterConfig(Config):
 
     @pydantic.model_validator(mode="after")
     def _few_requests(self) -> "ExporterConfig":
-        count = len(self.warmup_batch_sizes) * self.num_warmup_requests
+        # The default signature, twice where a return can be asked for, and once more what the others need.
+        count = len(self.warmup_batch_sizes) * (2 * self.num_warmup_requests + OTHER_REQUESTS)
         if not 0 < count <= MAX_WARMUP_RECORDS or min(self.warmup_batch_sizes) < 1:
             raise ValueError(
                 f"warm-up needs 1 to {MAX_WARMUP_RECORDS} requests of at least one history, found {count} of sizes "

@@ -76,10 +76,18 @@ def _problems(reply: Mapping[str, Any], expected: list[dict[str, Any]], toleranc
     if len(reply["answers"]) != len(expected):
         return [f"{len(reply['answers'])} answers to {len(expected)} warm-up requests"]
     for number, (found, wanted) in enumerate(zip(reply["answers"], expected, strict=True)):
-        if len(found[serving.ITEM_ID]) != len(wanted[serving.ITEM_ID]):
-            return [f"request {number}: {len(found[serving.ITEM_ID])} rows, {len(wanted[serving.ITEM_ID])} at export"]
-        for row, (items, scores) in enumerate(zip(found[serving.ITEM_ID], found[serving.SCORE], strict=True)):
-            problem = _row_problem(items, scores, wanted[serving.ITEM_ID][row], wanted[serving.SCORE][row], tolerance)
+        if set(found) != set(wanted):
+            return [f"request {number}: outputs {', '.join(sorted(found))}, {', '.join(sorted(wanted))} at export"]
+        if len(found[serving.SCORE]) != len(wanted[serving.SCORE]):
+            return [f"request {number}: {len(found[serving.SCORE])} rows, {len(wanted[serving.SCORE])} at export"]
+        if found.get(serving.NUM_VALID) != wanted.get(serving.NUM_VALID):
+            return [f"request {number}: {found[serving.NUM_VALID]} items in its rows, {wanted[serving.NUM_VALID]} at export"]
+        for row, scores in enumerate(found[serving.SCORE]):
+            # Where candidates are scored, the places stand for the items.
+            items, items_wanted = ([str(place) for place in range(len(answer[serving.SCORE][row]))] for answer in (found, wanted))
+            if serving.ITEM_ID in wanted:
+                items, items_wanted = found[serving.ITEM_ID][row], wanted[serving.ITEM_ID][row]
+            problem = _row_problem(items, scores, items_wanted, wanted[serving.SCORE][row], tolerance)
             if problem:
                 return [f"request {number}, row {row}: {problem}"]
     return []

@@ -48,6 +48,8 @@ def main(folder: str) -> None:
 
 def _plain(value: Any) -> Any:
     array = value.numpy()
+    if array.ndim == 1:
+        return array.tolist()
     return [[item.decode() if isinstance(item, bytes) else float(item) for item in row] for row in array]
 
 

@@ -405,8 +405,14 @@ class Algorithm(Module, ABC):
         Returns:
             The ranking; see `models.ranking`.
         """
-        scores = self.policy_scores(state["policy"], history, tables or self.tables())
+        scores = self.scores(state, history, head, tables)
         return best_of_catalogue(scores, self._catalogue.num_items, k, excluded)
+
+    def scores(
+        self, state: Mapping[str, Any], history: tf.Tensor, head: str | None = None, tables: Mapping[str, Any] | None = None
+    ) -> CatalogueScores:
+        """Scores of the catalogue before M states, for ranking; arguments as those of `rank`."""
+        return self.policy_scores(state["policy"], history, tables or self.tables())
 
     def policy_scores(self, policy: PolicyState, history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         """Log-probabilities of M states of the policy head as ranking takes them."""

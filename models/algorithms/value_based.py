@@ -14,7 +14,7 @@ from models.frameworks import tf
 from models.losses.health import value_health
 from models.losses.td import double_q_target, double_q_value
 from models.module import Module
-from models.ranking import CatalogueScores, Ranking, best_of_catalogue, sum_by_item
+from models.ranking import CatalogueScores, sum_by_item
 from models.sampling import NegativeSampler, Seed
 
 
@@ -72,19 +72,13 @@ class ValueRanking(Algorithm):
         policy = super().tables() if self.has_policy else {}
         return {**policy, "values": self.values.table}
 
-    def rank(
-        self,
-        state: Mapping[str, Any],
-        history: tf.Tensor,
-        k: int,
-        excluded: tf.Tensor | None = None,
-        head: str | None = None,
-        tables: Mapping[str, Any] | None = None,
-    ) -> Ranking:
+    def scores(
+        self, state: Mapping[str, Any], history: tf.Tensor, head: str | None = None, tables: Mapping[str, Any] | None = None
+    ) -> CatalogueScores:
         tables = tables or self.tables()
         if (head or self.recommender) == "policy":
-            return super().rank(state, history, k, excluded, head, tables)
-        return best_of_catalogue(self.value_scores(state, history, tables), self.catalogue.num_items, k, excluded)
+            return super().scores(state, history, head, tables)
+        return self.value_scores(state, history, tables)
 
     def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         """Values of M states as ranking takes them; for one head, or a table that is a mixture of several."""

@@ -181,7 +181,7 @@ def test_the_artifact_states_what_it_holds(exported: tuple[Path, Mapping[str, An
     assert stated["k"] == K
     assert stated["num_items"] == toy.NUM_ITEMS
     assert stated["max_steps"] == toy.MAX_STEPS
-    assert stated["signatures"] == ["serving_default"]
+    assert stated["signatures"] == ["recommend", "score_candidates", "serving_default", "serving_examples"]
     assert stated["model"] == toy.trained().model.digest
 
 
