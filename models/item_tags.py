@@ -16,8 +16,8 @@ class ItemTags(tf.Module):
     """Tags by name with the items of each.
 
     Args:
-        names_file: Text file with the name of tag g in line g; line 0 is empty, for what is no tag.
-        splits: int [G + 2] where the items of each tag begin and the last one ends.
+        names_file: Text file with the name of tag g in line g; not empty.
+        splits: int [G + 2] where the items of each tag begin, and twice where they end: what is no tag has none.
         item_id: int [nnz] items of the tags, one tag after the other.
         num_items: N, padding included.
     """
@@ -28,7 +28,7 @@ class ItemTags(tf.Module):
         self.asset = tf.saved_model.Asset(names_file)
         whole, line = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
         initialiser = tf.lookup.TextFileInitializer(self.asset.asset_path, tf.string, whole, tf.int64, line)
-        self.id_table = tf.lookup.StaticHashTable(initialiser, default_value=0)
+        self.id_table = tf.lookup.StaticHashTable(initialiser, default_value=len(splits) - 2)
         self.splits = tf.Variable(splits.astype(np.int32), trainable=False)
         self.item_id = tf.Variable(item_id.astype(np.int32), trainable=False)
 
@@ -49,12 +49,12 @@ def item_tags(tags: Mapping[str, Sequence[int]], num_items: int, names_file: Pat
     """Tags of a catalogue; writes their names into a file, which becomes an asset of the model.
 
     Args:
-        tags: Tag to the ids of its items.
+        tags: Tag to the ids of its items; at least one.
         num_items: N, padding included.
         names_file: Where the names go.
     """
     names = sorted(tag for tag in tags if tag)
-    names_file.write_text("".join(f"{name}\n" for name in ["", *names]), encoding="utf-8")
+    names_file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     lists = [np.unique(np.asarray(tags[name], np.int64)) for name in names]
-    splits = np.cumsum([0, 0, *(len(items) for items in lists)])
-    return ItemTags(str(names_file), splits, np.concatenate([np.zeros(0, np.int64), *lists]), num_items)
+    splits = np.cumsum([0, *(len(items) for items in lists), 0])
+    return ItemTags(str(names_file), splits, np.concatenate(lists), num_items)

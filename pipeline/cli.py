@@ -354,6 +354,31 @@ def serve(
 
 
 @app.command()
+def rollback(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of numbered versions, as the pusher fills it.")],
+    to: Annotated[int | None, typer.Option(help="Version to go back to; without it the one before.", show_default=False)] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in history.jsonl.")] = "",
+) -> None:
+    """Serve an earlier model again.
+
+    It becomes the next version, so that every kind of server changes over, and no request fails. Where a canary is tried, the
+    stable version takes its place; else the model pushed before does. Called again, it goes back one further.
+    """
+    from components.base import ComponentError
+
+    def roll_back() -> tuple[int, int]:
+        from components.pusher.rollback import roll_back
+
+        return roll_back(folder, to, reason)
+
+    try:
+        version, source = roll_back()
+    except ComponentError as error:
+        _usage(str(error))
+    print(f"{folder}: version {version} is version {source} again")
+
+
+@app.command()
 def compile(
     config: ConfigPath = None,
     overrides: Overrides = None,

@@ -16,7 +16,7 @@ from schemas import serving
 from schemas.config import from_overrides
 
 TENSORFLOW_MODEL_SERVER = "tensorflow_model_server"
-BATCHING_FILE, MONITORING_FILE = "batching_parameters.txt", "monitoring_config.txt"
+MONITORING_FILE = "monitoring_config.txt"
 
 
 class ServeError(ValueError):
@@ -83,6 +83,8 @@ def serve_embedded(folder: Path, name: str, config: ServerConfig) -> None:
 def model_server_arguments(binary: str, folder: Path, name: str, config: ServerConfig, scratch: Path) -> list[str]:
     """Command line of TF Serving, with the configuration files of the folder where they are there.
 
+    Without batching: what TF Serving joins must have rows of one width and all inputs, which not every client sends.
+
     Args:
         binary: The program.
         folder: Holds the versions.
@@ -110,10 +112,6 @@ def model_server_arguments(binary: str, folder: Path, name: str, config: ServerC
         "--enable_model_warmup=true",
         "--flush_filesystem_caches=false",
     ]
-    if config.batching:
-        arguments.append("--enable_batching=true")
-        if (folder / BATCHING_FILE).is_file():
-            arguments.append(f"--batching_parameters_file={(folder / BATCHING_FILE).resolve()}")
     if (folder / MONITORING_FILE).is_file():
         arguments.append(f"--monitoring_config_file={(folder / MONITORING_FILE).resolve()}")
     return arguments

@@ -44,6 +44,10 @@ PADDING: Mapping[str, bytes | float] = MappingProxyType(
 
 MODELS_FILE = "models.config"
 """Beside the versions: which of them are served and their labels, as TF Serving reads it."""
+EXAMPLES_FOLDER = "examples"
+"""Beside the versions: requests to try, one of each kind."""
+TF_SERVING_VERSION = "2.16.1"
+"""The release of TF Serving that has the operations of the exported models."""
 STABLE, CANARY = "stable", "canary"
 """Labels of the version that is meant for all, and of one that is tried on some."""
 

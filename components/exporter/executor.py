@@ -14,6 +14,7 @@ import pyarrow.csv
 from components.artifacts import EXPECTED_FILE, SERVING_FOLDER, Artifact, write_json
 from components.base import ComponentError, Context, Properties
 from components.exporter.config import ExporterConfig
+from components.exporter.examples import write_examples
 from components.exporter.warmup import warmup_requests, write_warmup
 from components.model_io import LoadedModel, load_model
 from components.trajectory_gen.vocabulary import ITEM
@@ -33,6 +34,7 @@ def execute(
         export(model, folder, config.k, read_tags(config.item_tags, model))
     requests = warmup_requests(model, inputs["examples"], config)
     write_warmup(folder / serving.WARMUP_FILE, requests)
+    write_examples(outputs["serving_model"] / serving.EXAMPLES_FOLDER, requests)
     # What the exported function answers here; another process has to give the same.
     loaded = tf.saved_model.load(str(folder))
     answers = [

@@ -277,7 +277,7 @@ def test_tensorflow_serving_takes_the_place_of_the_process_where_it_is_installed
     program.parent.mkdir()
     program.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\nsys.exit(7)\n")
     program.chmod(0o755)
-    (folder / "batching_parameters.txt").write_text("max_batch_size { value: 64 }\n")
+    (folder / "monitoring_config.txt").write_text("prometheus_config { enable: true }\n")
     found = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", "serve", str(folder), "--set", "rest_port=1234"],
         cwd=helper.REPOSITORY,
@@ -289,6 +289,6 @@ def test_tensorflow_serving_takes_the_place_of_the_process_where_it_is_installed
     assert found.returncode == 7, found.stderr
     arguments = dict(argument.removeprefix("--").split("=", 1) for argument in json.loads(found.stdout))
     assert arguments["rest_api_port"] == "1234"
-    assert arguments["batching_parameters_file"] == str(folder / "batching_parameters.txt")
+    assert arguments["monitoring_config_file"] == str(folder / "monitoring_config.txt")
     assert f'base_path: "{folder}"' in Path(arguments["model_config_file"]).read_text()
     assert arguments["enable_model_warmup"] == "true"
