@@ -1,0 +1,229 @@
+"""Signatures beside the default one: candidates, tags, numbers of items, scores, examples."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models.frameworks import tf
+from models.item_tags import item_tags
+from models.ranking import is_among
+from models.serving import ReturnServedPolicy, ServedPolicy
+
+sys.path.append(str(Path(__file__).parent))
+toy = import_module("toy_shop")
+
+K = 6
+NAMES = toy.item_names()
+TAGS = {"even": list(range(2, 21, 2)), "last": [18, 19, 20], "one": [1]}
+NOTHING = -1e30
+
+names = st.sampled_from([*NAMES, "", "never seen"])
+quick = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _served(folder: Path, algorithm: Any, kind: type[ServedPolicy] = ServedPolicy, with_tags: bool = True) -> ServedPolicy:
+    items = folder / "items.txt"
+    items.write_text("".join(f"{name}\n" for name in NAMES), encoding="utf-8")
+    return kind(algorithm, str(items), K, item_tags(TAGS, toy.NUM_ITEMS, folder / "tags.txt") if with_tags else None)
+
+
+@pytest.fixture(scope="module", params=["bc", "dqn", "bcq"])
+def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ServedPolicy:
+    return _served(tmp_path_factory.mktemp("served"), toy.shake(toy.build(request.param)))
+
+
+def _strings(rows: list[list[str]]) -> tf.Tensor:
+    width = max((len(row) for row in rows), default=0)
+    return tf.reshape(tf.constant([name for row in rows for name in [*row, *[""] * (width - len(row))]], tf.string), [len(rows), width])
+
+
+def _ask(policy: ServedPolicy, history: list[list[str]], **wishes: Any) -> list[list[tuple[str, float]]]:
+    """Items with scores of each row; checks what holds for every answer."""
+    given = {name: _strings(value) if name != "k" else tf.constant(value, tf.int32) for name, value in wishes.items()}
+    answer = policy.recommend(_strings(history), **given)
+    rows = []
+    for items, scores, count in zip(answer["item_id"].numpy(), answer["score"].numpy(), answer["num_valid"].numpy(), strict=True):
+        assert len(items) == len(scores) == K
+        assert len(set(items[:count])) == count
+        assert all(items[:count] != b"")
+        assert all(items[count:] == b"")
+        assert np.isfinite(scores).all()
+        assert all(scores[count:] == np.float32(NOTHING))
+        assert all(np.diff(scores) <= 0)
+        rows.append([(item.decode(), float(score)) for item, score in zip(items[:count], scores[:count], strict=True)])
+    return rows
+
+
+def _all_scores(policy: ServedPolicy, history: list[str]) -> dict[str, float]:
+    answer = policy.score_candidates(_strings([history]), tf.constant([NAMES]))
+    return dict(zip(NAMES, answer["score"].numpy()[0].tolist(), strict=True))
+
+
+# === Every answer ===
+
+
+@quick
+@given(
+    history=st.lists(names, max_size=12),
+    exclude=st.lists(names, max_size=22),
+    candidates=st.lists(names, max_size=10),
+    tags=st.lists(st.sampled_from(["even", "last", "one", "", "no tag"]), max_size=3),
+    k=st.integers(-2, K + 3),
+)
+def test_an_answer_is_the_best_of_what_is_left(
+    policy: ServedPolicy, history: list[str], exclude: list[str], candidates: list[str], tags: list[str], k: int
+):
+    left = set(NAMES) - set(exclude)
+    if any(candidates):
+        left &= set(candidates)
+    if any(tags):
+        left &= {NAMES[item - 1] for tag in tags for item in TAGS.get(tag, [])}
+    wishes = {"exclude": [exclude], "candidates": [candidates], "allow_tags": [tags], "k": [k]}
+    (answer,) = _ask(policy, [history], **wishes)
+    assert len(answer) == min(max(k, 0), K, len(left))
+    scores = _all_scores(policy, history)
+    expected = sorted((scores[item] for item in left), reverse=True)[: len(answer)]
+    assert [score for _, score in answer] == pytest.approx(expected, abs=1e-4)
+    for item, score in answer:
+        assert item in left
+        assert score == pytest.approx(scores[item], abs=1e-4)
+
+
+def test_without_wishes_it_is_the_default_answer(policy: ServedPolicy):
+    history = _strings([["item-3", "item-4"], [], ["never seen"] * 30])
+    default, answer = policy.serve(history), policy.recommend(history)
+    assert (default["item_id"].numpy() == answer["item_id"].numpy()).all()
+    assert np.allclose(default["score"].numpy(), answer["score"].numpy())
+    assert answer["num_valid"].numpy().tolist() == [K] * 3
+
+
+def test_rows_have_wishes_of_their_own(policy: ServedPolicy):
+    rows = [
+        (["item-3"], ["item-7", "item-8", "item-7"], [], 1),
+        (["item-4"], [], ["last"], 9),
+        ([], [], [], 3),
+        (["item-5"], ["never seen"], [], 5),
+    ]
+    histories, candidates, tags, counts = (list(column) for column in zip(*rows, strict=True))
+    together = _ask(policy, histories, candidates=candidates, allow_tags=tags, k=counts)
+    assert [len(row) for row in together] == [1, 3, 3, 0]
+    for (history, chosen, allowed, k), answer in zip(rows, together, strict=True):
+        (alone,) = _ask(policy, [history], candidates=[chosen], allow_tags=[allowed], k=[k])
+        assert [item for item, _ in alone] == [item for item, _ in answer]
+        assert [score for _, score in alone] == pytest.approx([score for _, score in answer], abs=1e-4)
+
+
+def test_no_rows_get_no_answers(policy: ServedPolicy):
+    assert _ask(policy, []) == []
+    assert policy.score_candidates(tf.zeros([0, 2], tf.string), tf.zeros([0, 3], tf.string))["score"].shape == (0, 3)
+
+
+def test_a_hundred_thousand_exclusions_are_searched(policy: ServedPolicy):
+    # Compared in pairs they would take tens of gigabytes.
+    many = ["item-5", *(f"other-{number}" for number in range(100_000))]
+    assert _ask(policy, [["item-3"]], exclude=[many]) == _ask(policy, [["item-3"]], exclude=[["item-5"]])
+
+
+@pytest.mark.parametrize("width", [1, 256, 257, 1000])
+def test_members_are_found_by_comparing_and_by_searching(width: int):
+    rng = np.random.default_rng(width)
+    ids, others = rng.integers(0, 500, [3, 40]), rng.integers(0, 500, [3, width])
+    expected = [np.isin(row, other).tolist() for row, other in zip(ids, others, strict=True)]
+    assert is_among(tf.constant(ids, tf.int32), tf.constant(others, tf.int32)).numpy().tolist() == expected
+
+
+def test_a_model_without_tags_has_nothing_for_those_who_ask_for_one(tmp_path: Path):
+    policy = _served(tmp_path, toy.shake(toy.build("bc")), with_tags=False)
+    assert [len(row) for row in _ask(policy, [["item-3"], ["item-3"]], allow_tags=[["even"], [""]])] == [0, K]
+
+
+# === Scores ===
+
+
+def test_candidates_are_scored_in_their_order(policy: ServedPolicy):
+    scores = _all_scores(policy, ["item-3", "item-4"])
+    candidates = ["item-9", "", "never seen", "item-4", "item-9"]
+    found = policy.score_candidates(_strings([["item-3", "item-4"]]), tf.constant([candidates]))["score"].numpy()[0].tolist()
+    assert found == pytest.approx([scores["item-9"], NOTHING, NOTHING, scores["item-4"], scores["item-9"]], rel=1e-4)
+
+
+def test_scores_of_a_policy_are_log_probabilities(tmp_path: Path):
+    scores = _all_scores(_served(tmp_path, toy.shake(toy.build("bc"))), ["item-3", "item-3", "never seen"])
+    assert np.exp(list(scores.values())).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+# === Examples ===
+
+
+def _example(**features: list[Any]) -> bytes:
+    kinds = {str: "bytes_list", int: "int64_list", float: "float_list"}
+    found = tf.train.Example()
+    for name, values in features.items():
+        plain = [value.encode() if isinstance(value, str) else value for value in values]
+        getattr(found.features.feature[name], kinds[type(values[0])]).value.extend(plain)
+    serialized: bytes = found.SerializeToString()
+    return serialized
+
+
+def test_examples_get_what_recommend_gives(policy: ServedPolicy):
+    examples = [
+        _example(item_history=["item-3", "item-4"], exclude=["item-5", "item-6"], k=[4]),
+        _example(item_history=["item-9"] * 20, candidates=["item-1", "item-2"]),
+        _example(allow_tags=["last"]),
+        b"",
+    ]
+    answer = policy.serving_examples(tf.constant(examples))
+    expected = [
+        *_ask(policy, [["item-3", "item-4"]], exclude=[["item-5", "item-6"]], k=[4]),
+        *_ask(policy, [["item-9"] * 20], candidates=[["item-1", "item-2"]]),
+        *_ask(policy, [[]], allow_tags=[["last"]]),
+        *_ask(policy, [[]]),
+    ]
+    assert answer["num_valid"].numpy().tolist() == [len(row) for row in expected]
+    for items, row in zip(answer["item_id"].numpy(), expected, strict=True):
+        assert [item.decode() for item in items[: len(row)]] == [item for item, _ in row]
+
+
+def test_what_is_no_example_is_refused(policy: ServedPolicy):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        policy.serving_examples(tf.constant([b"no example"]))
+
+
+# === Returns ===
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> ServedPolicy:
+    return _served(tmp_path_factory.mktemp("told"), toy.shake(toy.build("decision_transformer")), ReturnServedPolicy)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_return_that_is_no_number_says_nothing(told: ServedPolicy, value: float):
+    history = _strings([["item-3", "item-4"]])
+    silent = told.recommend(history)
+    for answer in (
+        told.recommend(history, target_return=tf.constant([value])),
+        told.recommend(history, reward_history=tf.constant([[value, value]])),
+        told.serve_return(history, target_return=tf.constant([value])),
+    ):
+        assert (answer["item_id"].numpy() == silent["item_id"].numpy()).all()
+        assert np.isfinite(answer["score"].numpy()).all()
+
+
+def test_a_return_counts_in_every_signature(told: ServedPolicy):
+    history, target, reward = _strings([["item-3", "item-4"]]), tf.constant([5.0]), tf.constant([[0.2, 1.0]])
+    expected = told.serve_return(history, target_return=target, reward_history=reward)
+    assert not np.allclose(expected["score"].numpy(), told.serve(history)["score"].numpy())
+    answer = told.recommend(history, target_return=target, reward_history=reward)
+    assert np.allclose(answer["score"].numpy(), expected["score"].numpy(), atol=1e-5)
+    scores = told.score_candidates(history, expected["item_id"], target_return=target, reward_history=reward)
+    assert np.allclose(scores["score"].numpy(), expected["score"].numpy(), atol=1e-4)
+    # Rewards beyond the history count for nothing.
+    example = _example(item_history=["item-3", "item-4"], target_return=[5.0], reward_history=[0.2, 1.0, 7.0])
+    assert np.allclose(told.serving_examples(tf.constant([example]))["score"].numpy(), expected["score"].numpy(), atol=1e-5)
