@@ -100,4 +100,4 @@ class Ensemble(ValueAlgorithm):
             own.append(logits.of_items(history, self.catalogue.num_items) + values.bonus[:, head : head + 1] * repetition)
         scores = CatalogueLogits.of_scores(self.cautious(tf.stack(dense), axis=0))
         cautious = self.cautious(tf.stack(own), axis=0)
-        return CatalogueScores(scores, tf.zeros_like(cautious[:, :1]), history, cautious, num_falling=tf.shape(history)[1])
+        return CatalogueScores(scores, tf.zeros([tf.shape(cautious)[0], 1]), history, cautious, num_falling=tf.shape(history)[1])

@@ -86,7 +86,7 @@ class ValueRanking(Algorithm):
         logits = CatalogueLogits(values.states, tables["values"][1 : self.catalogue.num_items])
         own = logits.of_items(history, self.catalogue.num_items)
         own += tf.reduce_mean(values.bonus, axis=-1, keepdims=True) * sum_by_item(history, values.copy_weights)
-        return CatalogueScores(logits, tf.zeros_like(own[:, :1]), history, own, num_falling=tf.shape(history)[1])
+        return CatalogueScores(logits, tf.zeros([tf.shape(own)[0], 1]), history, own, num_falling=tf.shape(history)[1])
 
 
 class ValueAlgorithm(ValueRanking, TargetedAlgorithm):
