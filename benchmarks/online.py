@@ -1,11 +1,14 @@
-"""Speed of the simulators: thousands of sessions side by side against one at a time.
+"""Speed of the simulators, thousands of sessions side by side against one at a time, and of a decision transformer in them.
 
-    python benchmarks/online.py [--weights ../shared/data/virtual_taobao] [--rows 4096] [--seconds 4]
+    python benchmarks/online.py [--weights ../shared/data/virtual_taobao] [--rows 4096] [--seconds 4] [--items 1000] [--players 512]
 
 Peer: `models/simulators/reference.py`, each world written one session at a time, the way environments usually are; the networks of
 Virtual Taobao are NumPy products of one row there. Ours: the same worlds with all rows in one call. Like is compared with like: both
 bare, both as TF-Agents environments, both inside a graph. All of them draw their chance, step, observe and begin the next session;
 actions are drawn beforehand.
+
+The second table plays sessions of 50 events with a decision transformer: a decision from what was kept of each session against one
+that reads the whole session anew. Both rank the same items. The third trains it beside sqn on the same sessions.
 
 Everything is measured in one process, in turns, so that the ratios hold on a noisy machine. Prints a Markdown table. Virtual Taobao
 is bound by NumPy's matrix products: where OpenBLAS does not know the processor it falls back to a kernel several times slower, and
@@ -27,8 +30,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from components.environments import read_weights
+from components.trainer.step import TrainStep
 from models.agents.environments import SessionEnvironment, as_specs
+from models.algorithms.base import Algorithm, Catalogue, Condition, NetworkConfig
+from models.algorithms.registry import ALGORITHMS
+from models.algorithms.sequence_model import SequenceModel
+from models.batch import TrajectoryBatch
 from models.frameworks import tf
+from models.incremental import IncrementalPolicy
+from models.optimizers import LazyAdam
 from models.simulators.base import Sessions, Simulator
 from models.simulators.reference import REFERENCES
 from models.simulators.registry import SIMULATORS
@@ -39,6 +49,8 @@ from tf_agents.environments import py_environment, tf_py_environment  # isort: s
 from tf_agents.trajectories import time_step as ts  # isort: skip
 
 ROUNDS = 5
+EVENTS, SESSIONS, TOP = 50, 128, 100
+"""Of a session, of a batch of training, and of a ranking."""
 NUM_ACTIONS = 64
 """Batches of actions that are drawn beforehand and used in turn."""
 
@@ -147,7 +159,16 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("../shared/data/virtual_taobao"), help="folder of Virtual Taobao's weights")
     parser.add_argument("--rows", type=int, default=4096, help="sessions side by side")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each figure of the table")
+    parser.add_argument("--items", type=int, default=1000, help="catalogue of the models")
+    parser.add_argument("--players", type=int, default=512, help="sessions that a model plays side by side")
     arguments = parser.parse_args()
+    simulators(arguments)
+    deciding(arguments.items, arguments.players, arguments.seconds)
+    training(arguments.items, arguments.seconds)
+
+
+def simulators(arguments: argparse.Namespace) -> None:
+    """Prints the table of the simulators."""
     print(f"{arguments.rows:,} sessions side by side, {os.cpu_count()} cores\n")
     print("| world | as | one session at a time, steps/s | side by side, steps/s | ratio |")
     print("|---|---|---|---|---|")
@@ -181,15 +202,113 @@ def measured(name: str, made: tuple[Any, ...], rows: int, seconds: float) -> lis
         "TF-Agents environment": (as_environment(alone(), [action[0] for action in single]), as_environment(together(), many)),
         "TF-Agents environment in a graph": (in_a_graph(alone(), single), in_a_graph(together(), many)),
     }
-    for calls in layers.values():
-        for call in (*calls, *calls):
-            call()
     rows_of_table = []
     for layer, (one, other) in layers.items():
-        rounds = [(rate(one, seconds / ROUNDS), rate(other, seconds / ROUNDS)) for _ in range(ROUNDS)]
-        ones, others = (float(np.median(rates)) for rates in zip(*rounds, strict=True))
-        rows_of_table.append((layer, ones, others, float(np.median([right / left for left, right in rounds]))))
+        rows_of_table.append((layer, *in_turns(one, other, seconds)))
     return rows_of_table
+
+
+# === A decision transformer ===
+
+
+def model_of(name: str, num_items: int) -> Algorithm:
+    """An algorithm of the registry with its default sizes and fresh weights."""
+    kind = ALGORITHMS[name]
+    catalogue = Catalogue(num_items, EVENTS, np.arange(num_items - 1, 0, -1))
+    algorithm = kind.create(kind.config_class(), NetworkConfig(), catalogue)
+    algorithm.build()
+    return algorithm
+
+
+def deciding(num_items: int, players: int, seconds: float) -> None:
+    """Prints decisions a second with a cache and without, by the length that sessions have."""
+    model = model_of("decision_transformer", num_items)
+    assert isinstance(model, SequenceModel)
+    policy, rng = IncrementalPolicy(model), np.random.default_rng(0)
+    items = tf.constant(rng.integers(1, num_items, (players, EVENTS)), tf.int32)
+    reward, target = tf.fill([players, EVENTS], 0.2), tf.fill([players], 3.0)
+
+    def next_decision(progress: Any, item: tf.Tensor, earned: tf.Tensor) -> Any:
+        progress = policy.advance(progress, item, earned)
+        return progress, policy.rank(progress, TOP)
+
+    def anew(history: tf.Tensor, earned: tf.Tensor) -> Any:
+        state = model.final_states(history, tf.fill([players], tf.shape(history)[1]), Condition(target, earned))
+        return model.rank(state, history, TOP)
+
+    cached = tf.function(next_decision, autograph=False, reduce_retracing=True)
+    recomputed = tf.function(anew, autograph=False, reduce_retracing=True)
+
+    def with_cache(events: int) -> Call:
+        progress = policy.begin(target)
+        for step in range(events - 1):
+            progress, _ = cached(progress, items[:, step], reward[:, step])
+        return lambda: len(cached(progress, items[:, events - 1], reward[:, events - 1])[1].item_id)
+
+    def without(events: int) -> Call:
+        return lambda: len(recomputed(items[:, :events], reward[:, :events]).item_id)
+
+    print(f"\n{players:,} sessions side by side, {num_items:,} items, best {TOP}\n")
+    print("| events so far | whole session anew, decisions/s | from the cache, decisions/s | ratio |")
+    print("|---|---|---|---|")
+    for events in (5, 20, EVENTS):
+        slow, fast = without(events), with_cache(events)
+        same = recomputed(items[:, :events], reward[:, :events]).score.numpy()
+        assert np.allclose(same, cached_score(cached, policy, items, reward, target, events), atol=1e-3)
+        one, other, ratio = in_turns(slow, fast, seconds)
+        print(f"| {events} | {one:,.0f} | {other:,.0f} | {ratio:.1f}x |")
+
+
+def cached_score(cached: Any, policy: IncrementalPolicy, items: tf.Tensor, reward: tf.Tensor, target: tf.Tensor, events: int) -> Any:
+    """Scores that come from the cache, to see that both sides answer alike."""
+    progress, ranking = policy.begin(target), None
+    for step in range(events):
+        progress, ranking = cached(progress, items[:, step], reward[:, step])
+    assert ranking is not None
+    return ranking.score.numpy()
+
+
+def training(num_items: int, seconds: float) -> None:
+    """Prints how fast a decision transformer trains beside sqn, on the same full sessions."""
+    rng, shape = np.random.default_rng(0), (SESSIONS, EVENTS)
+    batch = TrajectoryBatch(
+        item_id=tf.constant(rng.integers(1, num_items, shape), tf.int32),
+        feedback=tf.zeros(shape, tf.int32),
+        reward=tf.constant(rng.choice([0.2, 1.0], shape), tf.float32),
+        return_to_go=tf.ones(shape),
+        length=tf.fill([SESSIONS], EVENTS),
+        num_context=tf.zeros([SESSIONS], tf.int32),
+        is_terminal=tf.ones([SESSIONS]),
+        session=tf.range(SESSIONS, dtype=tf.int64),
+    )
+
+    def trained(name: str) -> Call:
+        step, number = TrainStep(model_of(name, num_items), lambda _: LazyAdam(1e-3, jit_compile=False), xla=False), itertools.count()
+
+        def call() -> int:
+            step(batch, next(number))[2].numpy()
+            return SESSIONS * EVENTS
+
+        return call
+
+    print(f"\n{SESSIONS} sessions of {EVENTS} events a batch, {num_items:,} items\n")
+    print("| algorithm | transitions/s | against sqn |")
+    print("|---|---|---|")
+    sqn = trained("sqn")
+    for name in ("decision_transformer", "edt4rec"):
+        one, other, ratio = in_turns(sqn, trained(name), seconds)
+        if name == "decision_transformer":
+            print(f"| sqn | {one:,.0f} | |")
+        print(f"| {name} | {other:,.0f} | {ratio:.2f}x |")
+
+
+def in_turns(one: Call, other: Call, seconds: float) -> tuple[float, float, float]:
+    """Median rates of two calls, taken in turns, and the median of the rounds' ratios."""
+    for call in (one, other, one, other):
+        call()
+    rounds = [(rate(one, seconds / ROUNDS), rate(other, seconds / ROUNDS)) for _ in range(ROUNDS)]
+    ones, others = (float(np.median(rates)) for rates in zip(*rounds, strict=True))
+    return ones, others, float(np.median([right / left for left, right in rounds]))
 
 
 if __name__ == "__main__":

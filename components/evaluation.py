@@ -126,7 +126,7 @@ def rank_model(
         for batch, states in _states(examples, split, num_items, protocol):
             mask = _evaluated(batch, protocol)
             item_id = batch.item_id if translation is None else tf.gather(translation.to_model, batch.item_id)
-            items = ranker(item_id, mask, tf.constant(protocol.exclude_seen)).numpy()
+            items = ranker(item_id, mask, tf.constant(protocol.exclude_seen), batch.reward).numpy()
             collector.add(items if translation is None else translation.from_model[items], states)
             task.advance(int(batch.item_id.shape[0]))
     return collector.result()
@@ -147,8 +147,9 @@ class Translation:
         self.from_model[self.from_model < 0] = 0
 
 
-Ranker = Callable[["tf.Tensor", "tf.Tensor", "tf.Tensor"], "tf.Tensor"]
-"""From (item_id [B, T], mask of evaluated steps [B, T], exclude seen) to [M, MAX_RANK] items: `RankedPolicy.rank`, live or loaded."""
+Ranker = Callable[["tf.Tensor", "tf.Tensor", "tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+"""From (item_id [B, T], mask of evaluated steps [B, T], exclude seen, reward [B, T]) to [M, MAX_RANK] items: a `RankedPolicy`, live or
+loaded. Of the rewards, only those before a step say something about it."""
 
 
 def _evaluated(batch: TrajectoryBatch, protocol: Protocol) -> tf.Tensor:

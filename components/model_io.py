@@ -77,7 +77,7 @@ class RankingModel:
     """A model as it ranked when it was saved, whatever the code is now.
 
     Attributes:
-        rank: See `models.serving.RankedPolicy.rank`.
+        rank: What `components.evaluation.rank_model` takes.
         vocabulary: Table with columns item and count; row i is id i + 1.
         max_steps: Most events of a history.
     """
@@ -103,13 +103,17 @@ def load_ranking_model(artifact: Artifact) -> RankingModel:
 
 
 class _Owned:
-    """The function of a loaded SavedModel, and the model, which must not go away before it."""
+    """The functions of a loaded SavedModel, and the model, which must not go away before them."""
 
     def __init__(self, loaded: Any):
         self._loaded = loaded
+        # An export from before policies were told rewards has the one function alone.
+        self._takes_rewards = hasattr(loaded, "rank_rewarded")
 
-    def __call__(self, *arguments: Any) -> Any:
-        return self._loaded.rank(*arguments)
+    def __call__(self, item_id: Any, mask: Any, exclude_seen: Any, reward: Any) -> Any:
+        if self._takes_rewards:
+            return self._loaded.rank_rewarded(item_id, mask, exclude_seen, reward)
+        return self._loaded.rank(item_id, mask, exclude_seen)
 
 
 def write_weights(algorithm: Algorithm, folder: Path) -> None:
@@ -135,11 +139,11 @@ def _as_attributes(algorithm: Algorithm) -> dict[str, Any]:
     return {path.replace("/", "."): variable for path, variable in algorithm.named_variables().items()}
 
 
-def load_model(artifact: Artifact, seed: int = 0) -> LoadedModel:
-    """Builds the model of an artifact and reads its weights.
+def read_model_config(artifact: Artifact) -> tuple[ModelConfig, pa.Table]:
+    """What the model of an artifact is, and its vocabulary.
 
     Raises:
-        ArtifactError: The artifact is no model, or its weights do not fit.
+        ArtifactError: The artifact is no model.
     """
     path = artifact.path / MODEL_FILE
     if not path.is_file():
@@ -147,7 +151,16 @@ def load_model(artifact: Artifact, seed: int = 0) -> LoadedModel:
     config = decode(ModelConfig, json.loads(path.read_text(encoding="utf-8")), str(path))
     if not (artifact.path / ITEMS_FILE).is_file():
         raise ArtifactError(f"{artifact.path}: not a model, it has no {ITEMS_FILE}")
-    vocabulary = pq.read_table(artifact.path / ITEMS_FILE).combine_chunks()
+    return config, pq.read_table(artifact.path / ITEMS_FILE).combine_chunks()
+
+
+def load_model(artifact: Artifact, seed: int = 0) -> LoadedModel:
+    """Builds the model of an artifact and reads its weights.
+
+    Raises:
+        ArtifactError: The artifact is no model, or its weights do not fit.
+    """
+    config, vocabulary = read_model_config(artifact)
     algorithm = build_model(config, vocabulary, seed)
     read_weights(algorithm, artifact.path / WEIGHTS)
     return LoadedModel(algorithm, config, vocabulary)

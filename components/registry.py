@@ -6,7 +6,9 @@ from components.example_validator.component import EXAMPLE_VALIDATOR
 from components.exporter.component import EXPORTER
 from components.infra_validator.component import INFRA_VALIDATOR
 from components.neighbour_gen.component import NEIGHBOUR_GEN
+from components.online_tuner.component import ONLINE_TUNER
 from components.pusher.component import PUSHER
+from components.relabeller.component import RELABELLER
 from components.schema_gen.component import SCHEMA_GEN
 from components.statistics_gen.component import STATISTICS_GEN
 from components.trainer.component import TRAINER
@@ -21,7 +23,9 @@ COMPONENTS: Registry[Component] = Registry(
         "schema_gen": SCHEMA_GEN,
         "example_validator": EXAMPLE_VALIDATOR,
         "neighbour_gen": NEIGHBOUR_GEN,
+        "relabeller": RELABELLER,
         "trainer": TRAINER,
+        "online_tuner": ONLINE_TUNER,
         "evaluator": EVALUATOR,
         "exporter": EXPORTER,
         "infra_validator": INFRA_VALIDATOR,

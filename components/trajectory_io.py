@@ -8,7 +8,7 @@ alone, and a run that starts in the middle of an epoch reads on from the same pl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from components.artifacts import Artifact, ArtifactError
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
+from models.relabelling import returns_of_windows
 from schemas import trajectory
 
 _CHUNK_BATCHES = 64
@@ -42,7 +43,21 @@ def raw_records(files: list[str]) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(files, compression_type="GZIP", buffer_size=1 << 20)
 
 
-def epoch_batches(files: list[str], batch_size: int, seed: int, epoch: int, round_steps: int = 1) -> tf.data.Dataset:
+class Window(NamedTuple):
+    """How sessions are cut into windows, in each of which returns and rewards agree; see `models.relabelling.returns_of_windows`.
+
+    Attributes:
+        steps: Most targets of a window; what comes before them is context.
+        discount: Factor of one step in the returns.
+    """
+
+    steps: int
+    discount: float
+
+
+def epoch_batches(
+    files: list[str], batch_size: int, seed: int, epoch: int, round_steps: int = 1, window: Window | None = None
+) -> tf.data.Dataset:
     """Batches of one pass in training order.
 
     Args:
@@ -51,6 +66,8 @@ def epoch_batches(files: list[str], batch_size: int, seed: int, epoch: int, roun
         seed: Seed of the order.
         epoch: Number of the pass; every pass has its own order.
         round_steps: T of a batch is rounded up to a multiple of this, to bound the number of shapes.
+        window: Cut every record into windows, in other places each pass; together their targets are those of the records, once.
+            None leaves records whole.
 
     Returns:
         Dataset of `TrajectoryBatch`.
@@ -68,16 +85,21 @@ def epoch_batches(files: list[str], batch_size: int, seed: int, epoch: int, roun
 
     def cut(serialized: tf.Tensor, number: tf.Tensor) -> tf.data.Dataset:
         parsed = parse(serialized)
-        count = tf.shape(serialized, tf.int64)[0]
         key = tf.stack([tf.constant(mixed, tf.int64), number])
+        pieces = _whole(parsed) if window is None else _cut(parsed, window.steps, key + 2)
+        count = tf.shape(pieces.row, tf.int64)[0]
         noise = tf.random.stateless_uniform([count], key)
-        by_length = tf.argsort(tf.cast(parsed["length"], tf.float32) + noise)
+        by_length = tf.argsort(tf.cast(pieces.end, tf.float32) + noise)
         num_batches = (count + batch_size - 1) // batch_size
         shuffled = tf.argsort(tf.random.stateless_uniform([num_batches], key + 1))
 
         def take(index: tf.Tensor) -> TrajectoryBatch:
             start = tf.cast(shuffled[index], tf.int64) * batch_size
-            return _padded(parsed, by_length[start : start + batch_size], round_steps)
+            chosen = by_length[start : start + batch_size]
+            batch = _padded(parsed, tf.gather(pieces.row, chosen), round_steps)
+            if window is None:
+                return batch
+            return _ending(batch, tf.gather(pieces.begin, chosen), tf.gather(pieces.end, chosen), window.discount, round_steps)
 
         return tf.data.Dataset.range(num_batches).map(take, num_parallel_calls=2, deterministic=True)
 
@@ -137,6 +159,51 @@ def _padded(parsed: dict[str, Any], rows: tf.Tensor, round_steps: int) -> Trajec
         num_context=tf.cast(tf.gather(parsed[trajectory.NUM_CONTEXT], rows), tf.int32),
         is_terminal=tf.cast(tf.gather(parsed[trajectory.IS_TERMINAL], rows), tf.float32),
         session=tf.gather(parsed["session"], rows),
+    )
+
+
+class _Pieces(NamedTuple):
+    """Parts of records: [P] record, first target and the step after the last one."""
+
+    row: tf.Tensor
+    begin: tf.Tensor
+    end: tf.Tensor
+
+
+def _whole(parsed: dict[str, Any]) -> _Pieces:
+    length = parsed["length"]
+    return _Pieces(tf.range(tf.shape(length)[0]), tf.cast(parsed[trajectory.NUM_CONTEXT], tf.int32), length)
+
+
+def _cut(parsed: dict[str, Any], steps: int, key: tf.Tensor) -> _Pieces:
+    """Divides the targets of every record; the first window has 1 to `steps` of them, by chance, the others `steps`."""
+    context = tf.cast(parsed[trajectory.NUM_CONTEXT], tf.int32)
+    targets = parsed["length"] - context
+    first = 1 + tf.random.stateless_uniform(tf.shape(targets), key, maxval=steps, dtype=tf.int32)
+    count = 1 + (tf.maximum(targets - first, 0) + steps - 1) // steps
+    row = tf.repeat(tf.range(tf.shape(count)[0]), count)
+    number = tf.range(tf.shape(row)[0]) - tf.gather(tf.cumsum(count, exclusive=True), row)
+    after_first = tf.gather(context + first, row)
+    begin = tf.where(number > 0, after_first + (number - 1) * steps, tf.gather(context, row))
+    return _Pieces(row, begin, tf.minimum(tf.gather(parsed["length"], row), after_first + number * steps))
+
+
+def _ending(batch: TrajectoryBatch, begin: tf.Tensor, end: tf.Tensor, discount: float, round_steps: int) -> TrajectoryBatch:
+    """Records [B] as windows with targets from `begin` to before `end` [B], in which returns and rewards agree."""
+    steps = (tf.reduce_max(end) + round_steps - 1) // round_steps * round_steps
+    inside = tf.range(steps)[None, :] < end[:, None]
+
+    def kept(values: tf.Tensor) -> tf.Tensor:
+        return tf.where(inside, values[:, :steps], tf.zeros([], values.dtype))
+
+    return batch._replace(
+        item_id=kept(batch.item_id),
+        feedback=kept(batch.feedback),
+        reward=kept(batch.reward),
+        return_to_go=returns_of_windows(kept(batch.reward), kept(batch.return_to_go), end, discount),
+        length=end,
+        num_context=begin,
+        is_terminal=tf.where(tf.equal(end, batch.length), batch.is_terminal, 0.0),
     )
 
 

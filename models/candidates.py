@@ -40,10 +40,15 @@ class Candidates:
         self._negatives = negatives if sampler is not None else None
         # In the last state nothing is logged.
         self._next = tf.pad(tf.where(self._is_item, item_id, PAD_ITEM_ID), [[0, 0], [0, 1]])
-        self._earlier = tf.range(self._steps)[None, :] < tf.range(self._steps + 1)[:, None]
+        event, state = tf.range(self._steps)[None, :], tf.range(self._steps + 1)[:, None]
+        self._earlier, self._now = event < state, tf.equal(event, state)
+        self._is_candidate: tf.Tensor | None = None
         self._log_weights: tf.Tensor | None = None
         if sampler is not None and negatives is not None:
-            self._log_weights = self._weights_of_sample(sampler, negatives)
+            parts = self._parts_of_sample(negatives)
+            counts = [-tf.math.log(tf.maximum(sampler.expected(negatives), TINY)), 0.0, 0.0]
+            self._is_candidate = tf.concat(parts, axis=-1)
+            self._log_weights = tf.concat([tf.where(part, count, IMPOSSIBLE) for part, count in zip(parts, counts, strict=True)], axis=-1)
 
     def log_weights(self, values: tf.Tensor) -> tf.Tensor:
         """Logarithm of how often each candidate counts in a sum over the catalogue, broadcast to [B, T+1, A]; `IMPOSSIBLE` for none.
@@ -55,9 +60,7 @@ class Candidates:
 
     def usable(self, values: tf.Tensor) -> tf.Tensor:
         """[B, T+1, H, A] values with `IMPOSSIBLE` where there is no candidate."""
-        if self._log_weights is None:
-            return values
-        return tf.where(self._log_weights[:, :, None] > IMPOSSIBLE / 2, values, IMPOSSIBLE)
+        return values if self._is_candidate is None else tf.where(self._is_candidate[:, :, None], values, IMPOSSIBLE)
 
     def log_sum_exp(self, values: tf.Tensor) -> tf.Tensor:
         """[B, T+1, H] logarithm of the sum of exp(value) over the catalogue, of values [B, T+1, H, A]."""
@@ -65,16 +68,38 @@ class Candidates:
             values += self._log_weights[:, :, None]
         return tf.reduce_logsumexp(values, axis=-1)
 
-    def logits(self, states: tf.Tensor, vectors: Vectors) -> tf.Tensor:
-        """state . vector of every candidate: states [B, T+1, D] -> [B, T+1, H, A] float32."""
+    def logits(self, states: tf.Tensor, vectors: Vectors, bonus: tf.Tensor | None = None, weights: tf.Tensor | None = None) -> tf.Tensor:
+        """state . vector of every candidate, and a bonus for what the session holds.
+
+        Args:
+            states: [B, T+1, D].
+            vectors: Of items; see `Vectors`.
+            bonus: [B, T+1, H] what an item gains for weight 1, or None.
+            weights: [B, T+1, T] of the session's events; see `spread`.
+
+        Returns:
+            [B, T+1, H, A] float32; what is no candidate has a number without meaning.
+        """
         if self._negatives is None:
-            return _multiply("btd,nhd->bthn", states, vectors(None))
-        parts = [
-            _multiply("btd,nhd->bthn", states, vectors(self._negatives)),
-            _multiply("btd,behd->bthe", states, vectors(self._item_id)),
-            _multiply("btd,bthd->bth", states, vectors(self._next))[..., None],
-        ]
-        return tf.concat(parts, axis=-1)
+            logits = _multiply("btd,nhd->bthn", states, vectors(None))
+            return logits if bonus is None else logits + bonus[..., None] * self.spread(weights)[:, :, None]
+        of_negatives = _multiply("btd,nhd->bthn", states, vectors(self._negatives))
+        of_session = _multiply("btd,behd->bthe", states, vectors(self._item_id))
+        of_logged = _multiply("btd,bthd->bth", states, vectors(self._next))[..., None]
+        if bonus is not None:
+            # Negatives that the session holds are no candidates, so nobody misses their bonus.
+            of_session += bonus[..., None] * self._spread_over_session(weights)[:, :, None]
+            of_logged += bonus[..., None] * self._spread_over_logged(weights)[:, :, None]
+        return tf.concat([of_negatives, of_session, of_logged], axis=-1)
+
+    def items(self, place: tf.Tensor) -> tf.Tensor:
+        """[B, T+1] int32 items of one candidate of every state, by its place among the A, [B, T+1] int32."""
+        if self._negatives is None:
+            return place + 1
+        drawn = tf.shape(self._negatives)[0]
+        of_session = tf.gather(self._next, tf.clip_by_value(place - drawn, 0, self._steps), batch_dims=1)
+        rest = tf.where(place < drawn + self._steps, of_session, self._next)
+        return tf.where(place < drawn, tf.gather(self._negatives, tf.minimum(place, drawn - 1)), rest)
 
     def spread(self, weights: tf.Tensor) -> tf.Tensor:
         """Sum of the weights of each candidate's events.
@@ -93,9 +118,13 @@ class Candidates:
             places = tf.stack([rows, states, item], axis=-1)
             return tf.scatter_nd(places, weights, [shape[0], shape[1], self._num_items])[:, :, 1:]
         match = tf.cast(tf.equal(self._item_id[:, :, None], self._negatives[None, None, :]), tf.float32)
-        same = tf.cast(tf.equal(self._item_id[:, :, None], self._item_id[:, None, :]), tf.float32)
-        logged = tf.reduce_sum(weights * tf.cast(self._is_logged(), tf.float32), axis=-1, keepdims=True)
-        return tf.concat([tf.matmul(weights, match), tf.matmul(weights, same), logged], axis=-1)
+        return tf.concat([tf.matmul(weights, match), self._spread_over_session(weights), self._spread_over_logged(weights)], axis=-1)
+
+    def _spread_over_session(self, weights: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(weights, tf.cast(tf.equal(self._item_id[:, :, None], self._item_id[:, None, :]), tf.float32))
+
+    def _spread_over_logged(self, weights: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(weights * tf.cast(self._is_logged(), tf.float32), axis=-1, keepdims=True)
 
     def reach(self, weights: tf.Tensor, neighbours: NeighbourAttention, training: bool) -> tf.Tensor:
         """[B, T+1, A] sum over the session's events of weight [B, T+1, T] * similarity of each candidate as a neighbour of the event."""
@@ -108,7 +137,7 @@ class Candidates:
 
     def spread_logged(self, weights: tf.Tensor) -> tf.Tensor:
         """[B, T] sum of the weights [B, T+1, T] of the events of the logged item."""
-        return tf.reduce_sum(weights * tf.cast(self._is_logged(), tf.float32), axis=-1)[:, :-1]
+        return self._spread_over_logged(weights)[:, :-1, 0]
 
     def in_session(self, values: tf.Tensor) -> tf.Tensor:
         """[B, T+1, A] True for candidates that an earlier event holds; `values` is anything of that shape."""
@@ -130,19 +159,30 @@ class Candidates:
         """[B, T+1, T] True where an event's item is the one logged in the state."""
         return tf.equal(self._item_id[:, None, :], self._next[:, :, None]) & self._is_item[:, None, :]
 
-    def _weights_of_sample(self, sampler: NegativeSampler, negatives: tf.Tensor) -> tf.Tensor:
-        match = tf.cast(tf.equal(self._item_id[:, :, None], negatives[None, None, :]), tf.int32)
-        seen = tf.pad(tf.cumsum(match, axis=1), [[0, 0], [1, 0], [0, 0]]) > 0
-        is_logged = tf.equal(negatives[None, None, :], self._next[:, :, None])
-        log_expected = tf.math.log(tf.maximum(sampler.expected(negatives), TINY))
-        of_negatives = tf.where(seen | is_logged, IMPOSSIBLE, -log_expected)
+    def _parts_of_sample(self, negatives: tf.Tensor) -> list[tf.Tensor]:
+        """[B, T+1, S], [B, T+1, T] and [B, T+1, 1] True for negatives, events and logged items that count."""
+        is_other = ~occurred(self._item_id, negatives, self._earlier | self._now)
 
         same = tf.cast(tf.equal(self._item_id[:, :, None], self._item_id[:, None, :]), tf.int32)
         first = tf.equal(tf.reduce_sum(tf.linalg.band_part(same, -1, 0), axis=-1), 1) & self._is_item
         own = self._earlier[None] & first[:, None, :] & ~self._is_logged()
-        of_session = tf.where(own, 0.0, IMPOSSIBLE)
-        of_logged = tf.where(self._next != PAD_ITEM_ID, 0.0, IMPOSSIBLE)[..., None]
-        return tf.concat([of_negatives, of_session, of_logged], axis=-1)
+        return [is_other, own, (self._next != PAD_ITEM_ID)[..., None]]
+
+
+def occurred(item_id: tf.Tensor, items: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
+    """Which items are among some of a session's events, for every state.
+
+    Args:
+        item_id: [B, T] int32 events.
+        items: [S] int32 items, the same in every state; neither padding nor the unknown item.
+        counted: [.., T] bool, the events that count in each state.
+
+    Returns:
+        [B, .., S] bool.
+    """
+    match = tf.cast(tf.equal(item_id[:, :, None], items[None, None, :]), tf.float32)
+    # A product counts forty times faster than TensorFlow's running sum, which is slow along any axis but the last.
+    return tf.matmul(tf.cast(counted, tf.float32)[None], match) > 0
 
 
 def _multiply(equation: str, states: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:

@@ -388,8 +388,18 @@ def _wish(parsed: Mapping[str, tf.Tensor]) -> Wish:
     return Wish(parsed[serving.EXCLUDE], parsed[serving.CANDIDATES], parsed[serving.ALLOW_TAGS], wanted)
 
 
+_RANK_SIGNATURE = [
+    tf.TensorSpec([None, None], tf.int32, name="item_id"),
+    tf.TensorSpec([None, None], tf.bool, name="mask"),
+    tf.TensorSpec([], tf.bool, name="exclude_seen"),
+]
+
+
 class RankedPolicy(tf.Module):
     """A policy as it is evaluated; exported beside the weights, so that an old model can be ranked when the code has moved on.
+
+    `rank` is what every export has had from the first on. A policy that is conditioned on a return has `rank_rewarded`, too, which
+    is told what the events brought; whoever loads an export takes it where it is there.
 
     Args:
         algorithm: The policy; its weights are read when `rank` is called, so one serves a model all through its training.
@@ -406,15 +416,17 @@ class RankedPolicy(tf.Module):
         self._k = k
         self._head = head
         self.weights = algorithm.trackable()
+        if algorithm.is_return_conditioned:
+            signature = [*_RANK_SIGNATURE, tf.TensorSpec([None, None], tf.float32, name="reward")]
+            self.rank_rewarded = tf.function(self._rank_rewarded, autograph=False, input_signature=signature)
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, None], tf.int32, name="item_id"),
-            tf.TensorSpec([None, None], tf.bool, name="mask"),
-            tf.TensorSpec([], tf.bool, name="exclude_seen"),
-        ],
-    )
+    def __call__(self, item_id: tf.Tensor, mask: tf.Tensor, exclude_seen: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        """As `rank`, with the rewards [B, T] of the events for policies that look at them."""
+        if self._algorithm.is_return_conditioned:
+            return self.rank_rewarded(item_id, mask, exclude_seen, reward)
+        return self.rank(item_id, mask, exclude_seen)
+
+    @tf.function(autograph=False, input_signature=_RANK_SIGNATURE)
     def rank(self, item_id: tf.Tensor, mask: tf.Tensor, exclude_seen: tf.Tensor) -> tf.Tensor:
         """Ranks the catalogue before some of the steps of a batch.
 
@@ -426,7 +438,15 @@ class RankedPolicy(tf.Module):
         Returns:
             int32 [M, K] items, best first, in order of `tf.where(mask)`.
         """
-        state, history = self._algorithm.evaluation_states(item_id, mask)
+        return self._rank(item_id, mask, exclude_seen, None)
+
+    def _rank_rewarded(self, item_id: tf.Tensor, mask: tf.Tensor, exclude_seen: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+        """As `rank`, of a policy that is asked for its default return and told the rewards, float32 [B, T], of the events."""
+        unsaid = tf.fill(tf.shape(item_id)[:1], math.nan)
+        return self._rank(item_id, mask, exclude_seen, Condition(unsaid, reward))
+
+    def _rank(self, item_id: tf.Tensor, mask: tf.Tensor, exclude_seen: tf.Tensor, condition: Condition | None) -> tf.Tensor:
+        state, history = self._algorithm.evaluation_states(item_id, mask, condition)
         tables = self._algorithm.tables()
         count = tf.shape(history)[0]
         num_chunks = (count + self.CHUNK_STATES - 1) // self.CHUNK_STATES

@@ -18,6 +18,8 @@ GUTTER, VALUES, ROW, ROWS_TOP = 116.0, 60.0, 24.0, 6.0
 """Interval plots: least room for names on the left, room for values on the right, height of a row, space above the first."""
 _LETTER = 6.6
 """Width of a letter of a name, about."""
+_LEAST_PLOT = 200.0
+"""Least room between names and values."""
 
 MAX_POINTS = 240
 """More points than this are averaged in groups: a screen cannot show them, and a page should stay small."""
@@ -256,7 +258,7 @@ def interval_plot(title: str, rows: Sequence[Interval], x: Axis, at: float | Non
         rows: The rows; what is not finite is left out.
         x: Horizontal axis.
         at: A value to compare with, such as 0 for differences: it is marked, and values have a sign.
-        width: Of the drawing; names take as much of it as the longest needs.
+        width: Of the drawing; names take as much of it as the longest needs, and make it wider where too little would be left.
     """
     rows = [row for row in rows if all(math.isfinite(number) for number in (row.value, row.low, row.high))]
     if not rows:
@@ -265,6 +267,7 @@ def interval_plot(title: str, rows: Sequence[Interval], x: Axis, at: float | Non
     bottom = ROWS_TOP + ROW * len(rows)
     bounds = [bound for row in rows for bound in (row.low, row.high)]
     gutter = max(GUTTER, _LETTER * max(len(row.name) for row in rows) + 16)
+    width = max(width, gutter + _LEAST_PLOT + VALUES)
     across = make_scale([*bounds, *([] if at is None else [at])], x, (gutter, width - VALUES))
     parts = [f'<line class="grid" x1="{across(t):.1f}" x2="{across(t):.1f}" y1="{ROWS_TOP:.1f}" y2="{bottom:.1f}"/>' for t in across.ticks]
     parts += [_text(across(tick), bottom + 15, label, "tick") for tick, label in zip(across.ticks, across.labels, strict=True)]
@@ -285,6 +288,35 @@ def interval_plot(title: str, rows: Sequence[Interval], x: Axis, at: float | Non
         )
     summary = "; ".join(f"{row.name} {row.value:{form}}, {row.low:{form}} to {row.high:{form}}" for row in rows)
     return _svg(bottom + 38, f"{title}: {summary}", parts, width)
+
+
+def identity_chart(title: str, points: Sequence[tuple[float, float, float, float]], x: Axis, y: Axis) -> Svg:
+    """What came of what was asked for: values with their intervals, and the line on which both are the same.
+
+    Args:
+        title: What is shown, for those who hear it.
+        points: (asked for, value, lower bound, upper bound); what is not finite is left out.
+        x: Horizontal axis.
+        y: Vertical axis; in the unit of the other.
+    """
+    shown = sorted(point for point in points if all(math.isfinite(number) for number in point))
+    if not shown:
+        return Svg("")
+    asked = [point[0] for point in shown]
+    across = make_scale(asked, x, (LEFT, WIDTH - RIGHT))
+    up = make_scale([number for point in shown for number in point[1:]], y, (HEIGHT - BOTTOM, TOP))
+    # As much of the line as lies within both axes.
+    low, high = max(across.domain[0], up.domain[0]), min(across.domain[1], up.domain[1])
+    same = f'<line class="mark" x1="{across(low):.1f}" y1="{up(low):.1f}" x2="{across(high):.1f}" y2="{up(high):.1f}"/>'
+    places = [(across(point[0]), up(point[1])) for point in shown]
+    path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in places)
+    parts = [_frame(across, up, x, y), same if low < high else "", f'<path class="line" d="{path}"/>']
+    parts += [
+        f'<line class="whisker" x1="{px:.1f}" x2="{px:.1f}" y1="{up(bottom):.1f}" y2="{up(top):.1f}"/>'
+        for (px, _), (_, _, bottom, top) in zip(places, shown, strict=True)
+    ]
+    texts = [f"{number_text(wanted)} asked for, {number_text(value)} ({low:.4g} to {high:.4g})" for wanted, value, low, high in shown]
+    return _svg(HEIGHT, f"{title}: {'; '.join(texts)}", [*parts, *_dots(places, texts)])
 
 
 def _can_be_shown(value: float, axis: Axis) -> bool:

@@ -159,6 +159,7 @@ def compare(
         - {algorithms: [bc, sqn, cql], seeds: [0, 1, 2]}
         - {algorithms: [bc, sqn], backbones: [gru4rec], seeds: [0, 1, 2]}
         - {algorithms: [sqn], label: sqn without copy, trainer: {network: {copy_head: false}}}
+        - {algorithms: [edt4rec], vary: {algorithm.context_length: [2, 5, 20], algorithm.entropy_share: [null, 0.3]}}
 
     \b
     longplay compare pipeline/configs/compare/session_shop.yaml
@@ -294,21 +295,46 @@ def predict(
     history: Annotated[str | None, typer.Option(help="Items so far, oldest first, separated by commas.")] = None,
     exclude: Annotated[str | None, typer.Option(help="Items not to recommend, separated by commas.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many recommendations.")] = 10,
+    target_return: Annotated[
+        float | None,
+        typer.Option(
+            "--target-return",
+            metavar="RETURN",
+            help="Sum of rewards that is wanted from the first item of the history on, for a model that is conditioned on one.",
+            show_default=False,
+        ),
+    ] = None,
+    reward_history: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REWARDS",
+            help="What each item of the history brought, separated by commas; nothing between two commas where it is not known.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Recommend from a pushed model: a history in, items out.
 
     Without --history, reads one JSON object a line from standard input, {"item_history": [...], "exclude": [...]}, and writes
-    one a line.
+    one a line. A model that is conditioned on a return also takes {"target_return": 3.0, "reward_history": [0.2, null]}.
+
+    \b
+    longplay predict --model artifacts/serving/shop --history c03-0000,c03-0001
+    longplay predict --model artifacts/serving/shop --history c03-0000,c03-0001 --target-return 3 --reward-history 0.2,1
     """
     from pipeline.console import quieten
     from pipeline.predict import PredictError, predict_lines, predict_one
 
     quieten()
+    if history is None and (target_return is not None or reward_history is not None):
+        option = "--reward-history" if target_return is None else "--target-return"
+        _usage(f"{option}: goes with --history; in JSON lines it is a key of each line")
     try:
         if history is None:
             predict_lines(model, sys.stdin, sys.stdout, k)
         else:
-            for item, score in predict_one(model, _split(history), _split(exclude or ""), k):
+            rewards = None if reward_history is None else _rewards(reward_history)
+            for item, score in predict_one(model, _split(history), _split(exclude or ""), k, target_return, rewards):
                 print(f"{score:10.4f}  {item}")
     except PredictError as error:
         _usage(str(error))
@@ -404,6 +430,18 @@ def compile(
     except kfp.CompileError as error:
         _usage(str(error))
     print(f"{out}: {', '.join(step_names())}")
+
+
+def _rewards(text: str) -> list[float | None]:
+    """Numbers between commas, None where nothing stands; no text has none."""
+    from pipeline.predict import PredictError
+
+    if not text.strip():
+        return []
+    try:
+        return [float(part) if part.strip() else None for part in text.split(",")]
+    except ValueError as error:
+        raise PredictError(f"--reward-history: expected numbers separated by commas, found {text!r} ({error})") from None
 
 
 def _split(text: str) -> list[str]:

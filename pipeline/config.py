@@ -10,7 +10,9 @@ from components.example_validator.config import ExampleValidatorConfig
 from components.exporter.config import ExporterConfig
 from components.infra_validator.config import InfraValidatorConfig
 from components.neighbour_gen.config import NeighbourGenConfig
+from components.online_tuner.config import OnlineTunerConfig
 from components.pusher.config import PusherConfig
+from components.relabeller.config import RelabellerConfig
 from components.schema_gen.config import SchemaGenConfig
 from components.statistics_gen.config import StatisticsGenConfig
 from components.trainer.config import TrainerConfig
@@ -42,7 +44,9 @@ class PipelineConfig(Config):
     schema_gen: SchemaGenConfig = SchemaGenConfig()
     example_validator: ExampleValidatorConfig = ExampleValidatorConfig()
     neighbour_gen: NeighbourGenConfig = NeighbourGenConfig()
+    relabeller: RelabellerConfig = RelabellerConfig()
     trainer: TrainerConfig = TrainerConfig()
+    online_tuner: OnlineTunerConfig = OnlineTunerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     exporter: ExporterConfig = ExporterConfig()
     infra_validator: InfraValidatorConfig = InfraValidatorConfig()
@@ -55,6 +59,24 @@ class PipelineConfig(Config):
         if isinstance(pusher, dict) and "destination" not in pusher:
             return {**data, "pusher": {**pusher, "destination": f"serving/{data.get('name', cls.model_fields['name'].default)}"}}
         return data
+
+    @pydantic.model_validator(mode="after")
+    def _one_discount(self) -> "PipelineConfig":
+        """Values and returns are compared with each other, and policies take rewards off returns: all in one discount."""
+        if not self.relabeller.enabled:
+            return self
+        found = {"trajectory_gen.discount": self.trajectory_gen.discount}
+        if self.relabeller.q_model is None:
+            found["relabeller.q_function.algorithm.discount"] = self.relabeller.q_function.algorithm.discount
+        wanted = getattr(self.trainer.algorithm, "return_discount", None)
+        if wanted is None:
+            name = getattr(self.trainer.algorithm, "name", "?")
+            raise ValueError(f"relabeller.enabled: {name} is not trained on returns; relabelling is for decision_transformer and its kind")
+        found["trainer.algorithm.return_discount"] = wanted
+        if len(set(found.values())) > 1:
+            stated = ", ".join(f"{key} is {value:g}" for key, value in found.items())
+            raise ValueError(f"relabelling needs one discount: {stated}")
+        return self
 
     def of(self, component: str) -> Any:
         """Configuration of one component."""

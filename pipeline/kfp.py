@@ -58,6 +58,7 @@ class Resources:
 
 RESOURCES: Mapping[str, Resources] = {
     "trajectory_gen": Resources(cpu="4", memory="8Gi"),
+    "relabeller": Resources(cpu="4", memory="8Gi"),
     "trainer": Resources(cpu="4", memory="8Gi"),
 }
 """Requests of the steps that need more than the default ones."""

@@ -20,6 +20,7 @@ from pipeline.charts import Axis, Interval
 from pipeline.graph import step_names
 from pipeline.local import RunResult, StepResult
 from pipeline.pages import share
+from pipeline.report_tuning import figures_of
 from schemas import serving
 from schemas.config import digest
 from schemas.interaction import FEEDBACK_ROLES
@@ -167,6 +168,22 @@ def _quantile(counts: Sequence[int], share: float) -> int:
     return next(number for number in range(len(counts)) if sum(counts[: number + 1]) >= share * sum(counts))
 
 
+def _relabelling(result: RunResult) -> Section | None:
+    """What became of the returns; nothing where they are as logged."""
+    examples, values = _properties(result, "relabeller", "relabelled"), _properties(result, "relabeller", "q_function")
+    if examples is None or not examples["relabelled"] or values is None:
+        return None
+    axis, number = Axis("share of the events, %", percent=True), Axis("return", from_zero=True)
+    figures = []
+    for place, caption in ((1, "Returns as logged"), (2, "Returns relabelled")):
+        title = f"{caption}: what this share of the events does not exceed"
+        figures.append((title, charts.line_chart(title, [(row[0], row[place]) for row in examples["curve"]], axis, number)))
+    pairs = dict.fromkeys((row[1], row[2]) for row in examples["curve"])
+    title = "Quantiles of the relabelled returns by those of the logged ones"
+    figures.append((title, charts.line_chart(title, list(pairs), Axis("return as logged"), Axis("return relabelled"))))
+    return {"found": examples, "q_function": values, "figures": figures}
+
+
 def _training(result: RunResult) -> Section | None:
     artifact, model = result.output("trainer", "model_run"), _properties(result, "trainer", "model")
     if artifact is None or model is None:
@@ -202,6 +219,20 @@ def _training(result: RunResult) -> Section | None:
         "shown": shown,
         "is_thinned": len(steps) > charts.MAX_POINTS,
         "tiles": [tile],
+    }
+
+
+def _tuning(result: RunResult) -> Section | None:
+    artifact = result.output("online_tuner", "tuning_run")
+    if artifact is None or not artifact.properties["tuned"]:
+        return None
+    run, history = artifact.properties, _read_json(artifact, HISTORY_FILE)
+    (before, *_), (after, low, high) = run["offline"]["return"], run["kept"]["return"]
+    return {
+        "run": run,
+        "evaluations": history["evaluations"],
+        "figures": figures_of(history["rounds"], history["evaluations"], run["kept"]["round"]),
+        "tiles": [("online return", f"{after:.3f}", f"{low:.3f} to {high:.3f}; {before:.3f} before tuning")],
     }
 
 
@@ -337,7 +368,9 @@ SECTIONS: dict[str, Callable[[RunResult], Section | None]] = {
     "steps": _steps,
     "rows": _rows,
     "splits": _splits,
+    "relabelling": _relabelling,
     "training": _training,
+    "tuning": _tuning,
     "evaluation": _evaluation,
     "validation": lambda result: _properties(result, "example_validator", "anomalies"),
     "serving": _serving,

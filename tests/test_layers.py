@@ -33,7 +33,14 @@ LIGHT_MODULES = ("components.base", "components.registry", "components.artifacts
 
 # What light components may import of models: the registries that configurations are made of.
 LIGHT_MODELS = {
-    "config.py": ("models.algorithms.registry", "models.algorithms.base", "models.algorithms.sqn", "models.baselines"),
+    "config.py": (
+        "models.algorithms.registry",
+        "models.algorithms.base",
+        "models.algorithms.cql",
+        "models.algorithms.sqn",
+        "models.baselines",
+        "models.simulators",
+    ),
     "base.py": ("models.frameworks",),
 }
 

@@ -36,6 +36,7 @@ TRAINER = Component(
     config=TrainerConfig,
     inputs={
         "examples": Port("Examples", "Trajectories."),
+        "relabelled": Port("Examples", "The train split with relabelled returns; empty when relabelling is off."),
         "vocabulary": Port("Vocabulary", "The catalogue."),
         "neighbours": Port("Neighbours", "Which items occur in the same sessions."),
         "anomalies": Port("ExampleAnomalies", "Says that the trajectories are sound."),

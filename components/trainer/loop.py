@@ -21,8 +21,9 @@ from components.evaluation import Protocol, rank_model
 from components.model_io import LoadedModel, ModelConfig, build_model, read_weights, write_weights
 from components.trainer.config import TrainerConfig
 from components.trainer.step import TrainStep
-from components.trajectory_io import Transitions, epoch_batches, ordered_batches, shard_files
+from components.trajectory_io import Transitions, Window, epoch_batches, ordered_batches, shard_files
 from models.algorithms.base import Algorithm
+from models.algorithms.sequence_model import SequenceConfig
 from models.batch import TrajectoryBatch
 from models.co_visitation import Neighbours
 from models.frameworks import keras, tf
@@ -30,6 +31,7 @@ from models.losses.health import Q_BOUND, Q_SCALE
 from models.metrics.ranking import MAX_RANK, beyond_accuracy, sum_by_session
 from models.optimizers import LazyAdam
 from models.serving import RankedPolicy
+from schemas.config import ConfigError
 
 _XLA_STEP_MULTIPLE = 8
 _LOG_EVERY_SECONDS = 2.0
@@ -186,9 +188,18 @@ class TrainingLoop:
         examples: On what.
         context: Scratch folder and progress.
         logs: Folder of TensorBoard's event files.
+        relabelled: Trajectories to train on in place of the train split of `examples`; what is measured stays as it was logged.
     """
 
-    def __init__(self, trainable: Trainable, config: TrainerConfig, examples: Artifact, context: Context, logs: Path):
+    def __init__(
+        self,
+        trainable: Trainable,
+        config: TrainerConfig,
+        examples: Artifact,
+        context: Context,
+        logs: Path,
+        relabelled: Artifact | None = None,
+    ):
         algorithm = trainable.algorithm
         self._model = trainable.model
         self._algorithm = algorithm
@@ -197,9 +208,10 @@ class TrainingLoop:
         self._context = context
         self._step = trainable.step
         self._ranked = trainable.ranked
-        self._files = shard_files(examples, "train")
+        self._files = shard_files(relabelled or examples, "train")
+        self._window = _window(algorithm, config, relabelled) if relabelled is not None else None
         self._transitions = Transitions(self._files, config.network.window or 1) if algorithm.transitions else None
-        self._records = examples.properties["splits"]["train"]["trajectories"] if self._transitions is None else len(self._transitions)
+        self._unit, self._amount = self._size_of_a_pass()
         self._best = context.scratch / "best"
         self._writers = {name: tf.summary.create_file_writer(str(logs / name)) for name in ("train", "validation")}
         # The state travels inside the checkpoint, so that the two cannot part.
@@ -221,9 +233,8 @@ class TrainingLoop:
         config, state = self._config, self.state
         if state.step == 0:
             self._algorithm.adapt(iter(ordered_batches(self._files, config.batch_size)))
-        unit = "sessions" if self._transitions is None else "transitions"
-        with self._context.progress.task("train", self._records * config.max_epochs, unit) as task:
-            task.advance(state.epoch * self._records + min(state.batch * config.batch_size, self._records))
+        with self._context.progress.task("train", self._amount * config.max_epochs, self._unit) as task:
+            task.advance(state.epoch * self._amount + min(state.batch * config.batch_size, self._amount))
             try:
                 while state.stopped is None:
                     self._epoch(task)
@@ -237,13 +248,22 @@ class TrainingLoop:
             writer.close()
         return state
 
+    def _size_of_a_pass(self) -> tuple[str, int]:
+        """What progress counts, and how many of it a pass has."""
+        split = self._examples.properties["splits"]["train"]
+        if self._transitions is not None:
+            return "transitions", len(self._transitions)
+        # A session has several windows, but every event is a target of one.
+        return ("events", split["events"]) if self._window is not None else ("sessions", split["trajectories"])
+
     def _epoch(self, task: Any) -> None:
         config, state = self._config, self.state
         round_steps = _XLA_STEP_MULTIPLE if config.xla else 1
         if self._transitions is not None:
             iterator = self._transitions.batches(config.batch_size, config.seed, state.epoch, state.batch)
         else:
-            iterator = iter(epoch_batches(self._files, config.batch_size, config.seed, state.epoch, round_steps).skip(state.batch))
+            batches = epoch_batches(self._files, config.batch_size, config.seed, state.epoch, round_steps, self._window)
+            iterator = iter(batches.skip(state.batch))
         meter = _Meter()
         while config.max_steps is None or state.step < config.max_steps:
             begun = time.monotonic()
@@ -266,7 +286,8 @@ class TrainingLoop:
             if meter.elapsed() > _LOG_EVERY_SECONDS:
                 self._log(meter)
                 meter = _Meter()
-            task.advance(int(batch.item_id.shape[0]), f"epoch {state.epoch + 1}, loss {sum(values.values()):.3f}")
+            done = batch.item_id.shape[0] if self._window is None else tf.reduce_sum(batch.length - batch.num_context)
+            task.advance(int(done), f"epoch {state.epoch + 1}, loss {sum(values.values()):.3f}")
             if time.monotonic() - self._saved_at > config.checkpoint_every_seconds:
                 self._save()
         if meter.batches:
@@ -277,7 +298,7 @@ class TrainingLoop:
         config, state = self._config, self.state
         stopping = config.early_stopping
         protocol = Protocol(max_states=stopping.max_states)
-        ranked = rank_model(self._ranked.rank, self._model.vocabulary, self._examples, "eval", protocol, self._context)
+        ranked = rank_model(self._ranked, self._model.vocabulary, self._examples, "eval", protocol, self._context)
         # What everybody is shown says early that a policy collapses, while accuracy still holds.
         metrics = {**sum_by_session(ranked).values(), **beyond_accuracy(ranked, self._algorithm.catalogue.num_items)}
         if stopping.metric not in metrics:
@@ -351,6 +372,18 @@ class TrainingLoop:
             f"loss is not finite: {bad} at epoch {self.state.epoch + 1}, batch {self.state.batch} (step {self.state.step}); "
             f"{cause}. The batch is kept in {path}"
         )
+
+
+def _window(algorithm: Algorithm, config: TrainerConfig, relabelled: Artifact) -> Window | None:
+    """How relabelled sessions are cut for a policy that is told returns; None for others, which look at one return at a time."""
+    if not isinstance(config.algorithm, SequenceConfig):
+        if algorithm.is_return_conditioned:
+            raise ConfigError(f"trainer.algorithm: {algorithm.config_class.__name__} cannot be trained on relabelled returns")
+        return None
+    theirs, mine = relabelled.properties["discount"], config.algorithm.return_discount
+    if theirs != mine:
+        raise ConfigError(f"trainer.algorithm.return_discount is {mine:g}, the returns were relabelled with a discount of {theirs:g}")
+    return Window(config.algorithm.context_length, mine)
 
 
 class _Meter:

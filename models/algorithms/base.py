@@ -346,6 +346,11 @@ class Algorithm(Module, ABC):
         return self.policy.log_prob(head, item_id, self.encoder.embedding.table, self._sampler, negatives, training)
 
     @property
+    def default_target(self) -> tf.Tensor:
+        """[1] return that a policy conditioned on one asks for where nobody says which; NaN for others."""
+        return tf.constant([float("nan")])
+
+    @property
     def recommender(self) -> str:
         """The head that recommends."""
         return self.heads[0]

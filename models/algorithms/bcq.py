@@ -14,7 +14,7 @@ from models.algorithms.value_based import ValueAlgorithm
 from models.batch import TrajectoryBatch
 from models.catalogue import CatalogueLogits
 from models.frameworks import tf
-from models.losses.td import bootstrap, double_q_value, huber_td
+from models.losses.td import huber_td
 from models.numerics import IMPOSSIBLE
 from models.ranking import LEAST, CatalogueScores
 
@@ -55,15 +55,14 @@ class BCQ(ValueAlgorithm):
         table = self.encoder.embedding.table
         log_prob = self.policy.log_prob(policy, batch.item_id, table, self._sampler, self.negatives(step), training)
         likely = self.likely(self.policy.among(policy, found.candidates, table, training))
-        chosen = tf.where(likely[:, :, None], tf.stop_gradient(found.online), IMPOSSIBLE)
-        next_value = double_q_value(chosen[:, 1:], found.target[:, 1:])
-        target = bootstrap(batch.reward, batch.done(), self._config.discount, next_value)
+        best = self.best(batch, found, tf.where(likely, found.online[:, :, 0], IMPOSSIBLE))
+        target = self.td_target(batch, best)
         parts = {
             "td": huber_td(found.logged, target)[..., 0],
             "cross_entropy": -log_prob,
             "logits": self._config.logit_penalty * tf.square(self._logged_logit(found.candidates, policy)),
         }
-        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target))
+        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target, best))
 
     def likely(self, log_prob: tf.Tensor) -> tf.Tensor:
         """[..., A] True for items that may be chosen, from their log-probabilities under the clone; the likeliest always may."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from models.algorithms.base import StepLosses
+from models.algorithms.base import Catalogue, NetworkConfig, StepLosses
 from models.algorithms.targeted import TargetedConfig
 from models.algorithms.value_based import ValueAlgorithm
 from models.batch import TrajectoryBatch
@@ -36,11 +36,21 @@ class CQL(ValueAlgorithm):
     heads = ("values",)
     _config: CQLConfig
 
+    def __init__(self, config: CQLConfig, network: NetworkConfig, catalogue: Catalogue, seed: int = 0):
+        super().__init__(config, network, catalogue, seed)
+        # Read when compiled functions run; no part of the weights.
+        self._conservatism = tf.Variable(config.conservatism, dtype=tf.float32, trainable=False)
+
+    def relax(self, share: float) -> None:
+        """Lowers alpha to a share of the configured one, where what is done can be seen to come out."""
+        self._conservatism.assign(share * self._config.conservatism)
+
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         found = self.evaluate(batch, step, training)
-        target = self.double_q_target(batch, found)
+        best = self.double_q_best(batch, found)
+        target = self.td_target(batch, best)
         gap = (found.candidates.log_sum_exp(found.online)[:, :-1] - found.logged)[..., 0]
-        parts = {"conservative": self._config.conservatism * gap, "td": squared_td(found.logged, target)[..., 0]}
+        parts = {"conservative": tf.cast(self._conservatism, gap.dtype) * gap, "td": squared_td(found.logged, target)[..., 0]}
         mask = self.target_mask(batch)
-        health = {**self.health(batch, found, target), "conservative_gap": StepLosses({"gap": gap}, mask).mean("gap")}
+        health = {**self.health(batch, found, target, best), "conservative_gap": StepLosses({"gap": gap}, mask).mean("gap")}
         return StepLosses(parts, mask, health)

@@ -44,7 +44,8 @@ class DQN(ValueAlgorithm):
 
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         found = self.evaluate(batch, step, training)
-        target = self.double_q_target(batch, found)
+        best = self.double_q_best(batch, found)
+        target = self.td_target(batch, best)
         parts = {"td": squared_td(found.logged, target)[..., 0]}
         if self._config.num_negatives:
             negatives = self._uniform.draw(step)
@@ -52,4 +53,4 @@ class DQN(ValueAlgorithm):
             loss = squared_td(value, tf.fill(tf.shape(value), self._config.negative_reward))
             usable = self._uniform.usable(batch.item_id, negatives)
             parts["negatives"] = self._config.num_negatives * self._uniform.mean(loss, usable)
-        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target))
+        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target, best))

@@ -13,7 +13,7 @@ from models.algorithms.value_based import ValueAlgorithm
 from models.batch import TrajectoryBatch
 from models.catalogue import CatalogueLogits
 from models.frameworks import tf
-from models.losses.td import bootstrap, double_q_value, squared_td
+from models.losses.td import bootstrap, squared_td
 from models.numerics import IMPOSSIBLE
 from models.ranking import CatalogueScores, sum_by_item
 
@@ -62,14 +62,14 @@ class Ensemble(ValueAlgorithm):
 
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         found = self.evaluate(batch, step, training)
-        online = tf.stop_gradient(self.cautious(found.online[:, 1:], axis=2))
-        next_value = double_q_value(online, self.cautious(found.target[:, 1:], axis=2))
+        best = self.best(batch, found, self.cautious(found.online, axis=2))
+        next_value = self.cautious(best.target[:, 1:], axis=2)
         target = bootstrap(batch.reward, batch.done(), self._config.discount, next_value)[..., None]
         weight = self.bootstrap_weights(batch.session)
         mask = self.target_mask(batch)
         parts = {"td": tf.reduce_mean(weight[:, None, :] * squared_td(found.logged, target), axis=-1)}
         spread = tf.math.reduce_std(tf.stop_gradient(found.logged), axis=-1)
-        health = {**self.health(batch, found, target), "q_deviation": StepLosses({"spread": spread}, mask).mean("spread")}
+        health = {**self.health(batch, found, target, best), "q_deviation": StepLosses({"spread": spread}, mask).mean("spread")}
         return StepLosses(parts, mask, health)
 
     def cautious(self, values: tf.Tensor, axis: int) -> tf.Tensor:

@@ -11,7 +11,7 @@ from models.algorithms.targeted import TargetedConfig
 from models.algorithms.value_based import ValueAlgorithm
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
-from models.losses.td import bootstrap, huber_td
+from models.losses.td import huber_td
 
 
 class REMConfig(TargetedConfig):
@@ -42,10 +42,12 @@ class REM(ValueAlgorithm):
         super().__init__(config, network, catalogue, seed)
 
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
-        found = self.evaluate(batch, step, training, self.mixture(step))
-        target = bootstrap(batch.reward, batch.done(), self._config.discount, tf.reduce_max(found.target[:, 1:], axis=-1))
+        mixture = self.mixture(step)
+        found = self.evaluate(batch, step, training, mixture)
+        best = self.best(batch, found, self.target.values.among(found.target_state, found.candidates, mixture)[:, :, 0], mixture)
+        target = self.td_target(batch, best)
         parts = {"td": huber_td(found.logged, target)[..., 0]}
-        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target))
+        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target, best))
 
     def mixture(self, step: tf.Tensor) -> tf.Tensor:
         """[M] weights of a batch: uniform numbers that are made to sum to 1."""

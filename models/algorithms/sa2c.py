@@ -58,14 +58,15 @@ class SA2C(NegativeQAlgorithm):
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool, phase: str = "advantage") -> StepLosses:
         found = self.evaluate(batch, step, training)
         log_prob = self.log_prob(found.states, batch.item_id, self.negatives(step), training=training)
-        target = self.double_q_target(batch, found)
+        best = self.double_q_best(batch, found)
+        target = self.td_target(batch, best)
         value, usable = self.negative_values(batch, found, step)
-        td = squared_td(found.logged, target)[..., 0] + self.negative_td(found, value, usable)
+        td = squared_td(found.logged, target)[..., 0] + self.negative_td(best, value, usable)
         advantage = self.advantage(found.logged[..., 0], self._uniform.mean(value, usable))
         weight = advantage * self.correction(log_prob, batch.item_id) if phase == "advantage" else 1.0
         parts = {"cross_entropy": -weight * log_prob, "td": self._config.q_weight * td}
         mask = self.target_mask(batch)
-        health = {**self.health(batch, found, target), "advantage": StepLosses({"advantage": advantage}, mask).mean("advantage")}
+        health = {**self.health(batch, found, target, best), "advantage": StepLosses({"advantage": advantage}, mask).mean("advantage")}
         return StepLosses(parts, mask, health)
 
     def advantage(self, logged: tf.Tensor, negatives: tf.Tensor) -> tf.Tensor:

@@ -51,7 +51,8 @@ class SAC(TwoModes):
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool, phase: str = "actor") -> StepLosses:
         found = self.evaluate(batch, step, training)
         log_prob = self.log_prob(found.states, batch.item_id, self.negatives(step), training=training)
-        target = self.double_q_target(batch, found)
+        best = self.double_q_best(batch, found)
+        target = self.td_target(batch, best)
         weight = tf.stop_gradient(found.logged[..., 0]) if phase == "actor" else 1.0
         parts = {"cross_entropy": -weight * log_prob, "td": squared_td(found.logged, target)[..., 0]}
-        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target))
+        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target, best))

@@ -98,6 +98,10 @@ class SequenceModel(Algorithm):
         self.returns.fit(taken, self._config.target_quantile)
 
     @property
+    def default_target(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.returns.target)
+
+    @property
     def width(self) -> int:
         """D, of the tokens."""
         return self._network.width

@@ -9,10 +9,10 @@ import pydantic
 from models.algorithms.base import Catalogue, NetworkConfig, StepLosses
 from models.algorithms.faithful import TwoModes
 from models.algorithms.targeted import TargetedConfig
-from models.algorithms.value_based import UniformNegatives, Values
+from models.algorithms.value_based import Best, UniformNegatives, Values
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
-from models.losses.td import double_q_value, squared_td
+from models.losses.td import squared_td
 
 
 class NegativeQConfig(TargetedConfig):
@@ -60,10 +60,9 @@ class NegativeQAlgorithm(TwoModes):
         negatives = self._uniform.draw(step)
         return self.values_of(found, batch, negatives), self._uniform.usable(batch.item_id, negatives)
 
-    def negative_td(self, found: Values, value: tf.Tensor, usable: tf.Tensor) -> tf.Tensor:
+    def negative_td(self, best: Best, value: tf.Tensor, usable: tf.Tensor) -> tf.Tensor:
         """[B, T] sum of the losses of the negatives."""
-        best = double_q_value(tf.stop_gradient(found.online), found.target)[:, :-1]
-        loss = squared_td(value, self._config.negative_reward + self._config.discount * best)
+        loss = squared_td(value, self._config.negative_reward + self._config.discount * best.target[:, :-1])
         return self._config.num_negatives * self._uniform.mean(loss, usable)
 
 
@@ -79,8 +78,9 @@ class SNQN(NegativeQAlgorithm):
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         found = self.evaluate(batch, step, training)
         log_prob = self.log_prob(found.states, batch.item_id, self.negatives(step), training=training)
-        target = self.double_q_target(batch, found)
+        best = self.double_q_best(batch, found)
+        target = self.td_target(batch, best)
         td = squared_td(found.logged, target)[..., 0]
-        td += self.negative_td(found, *self.negative_values(batch, found, step))
+        td += self.negative_td(best, *self.negative_values(batch, found, step))
         parts = {"cross_entropy": -log_prob, "td": self._config.q_weight * td}
-        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target))
+        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target, best))

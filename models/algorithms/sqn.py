@@ -46,7 +46,8 @@ class SQN(TwoModes):
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         found = self.evaluate(batch, step, training)
         log_prob = self.log_prob(found.states, batch.item_id, self.negatives(step), training=training)
-        target = self.double_q_target(batch, found)
+        best = self.double_q_best(batch, found)
+        target = self.td_target(batch, best)
         td = squared_td(found.logged, target)[..., 0]
         parts = {"cross_entropy": -log_prob, "td": self._config.q_weight * td}
-        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target))
+        return StepLosses(parts, self.target_mask(batch), self.health(batch, found, target, best))

@@ -12,7 +12,7 @@ from models.candidates import Candidates
 from models.catalogue import CatalogueLogits
 from models.frameworks import tf
 from models.losses.health import value_health
-from models.losses.td import double_q_target, double_q_value
+from models.losses.td import bootstrap
 from models.module import Module
 from models.ranking import CatalogueScores, sum_by_item
 from models.sampling import NegativeSampler, Seed
@@ -47,14 +47,26 @@ class Values(NamedTuple):
         state: The online value head's state.
         candidates: What is compared in every state.
         logged: [B, T, H] online values of the logged items, with gradient.
-        online: [B, T+1, H, A] online values of the candidates, with gradient; bootstraps must stop it.
-        target: [B, T+1, H, A] the same of the target network.
+        online: [B, T+1, H, A] online values of the candidates, with gradient.
+        target_state: The state of the target network's value head.
     """
 
     states: tf.Tensor
     state: Any
     candidates: Candidates
     logged: tf.Tensor
+    online: tf.Tensor
+    target_state: Any
+
+
+class Best(NamedTuple):
+    """Values of the item that is best in every state, without gradient.
+
+    Attributes:
+        online: [B, T+1, H] under the online network.
+        target: [B, T+1, H] under the target network.
+    """
+
     online: tf.Tensor
     target: tf.Tensor
 
@@ -88,6 +100,19 @@ class ValueRanking(Algorithm):
         own += tf.reduce_mean(values.bonus, axis=-1, keepdims=True) * sum_by_item(history, values.copy_weights)
         return CatalogueScores(logits, tf.zeros([tf.shape(own)[0], 1]), history, own, num_falling=tf.shape(history)[1])
 
+    def state_values(self, item_id: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """V(s) = max_a Q(s, a) over the whole catalogue.
+
+        Args:
+            item_id: [B, T] int32 events, padded on the right.
+            mask: [B, T+1] True for the M states that are wanted; state t comes before event t, state T after the last.
+
+        Returns:
+            [M] float32 in the order of rows and steps.
+        """
+        states, history = self.evaluation_states(item_id, mask)
+        return self.rank(states, history, 1, head="values").score[:, 0]
+
 
 class ValueAlgorithm(ValueRanking, TargetedAlgorithm):
     """Base of the algorithms that learn item values beside or instead of a policy.
@@ -115,30 +140,40 @@ class ValueAlgorithm(ValueRanking, TargetedAlgorithm):
         candidates = Candidates(batch.item_id, self.catalogue.num_items, self._sampler, self.negatives(step))
         states = self.encoder(batch.item_id, training=training)
         state = self.values(states, batch.item_id)
-        target = self.target.values(self.target.encoder(batch.item_id), batch.item_id)
-        return Values(
-            states,
-            state,
-            candidates,
-            self.values.logged(state, candidates, mix),
-            self.values.among(state, candidates, mix),
-            tf.stop_gradient(self.target.values.among(target, candidates, mix)),
-        )
+        target_state = self.target.values(self.target.encoder(batch.item_id), batch.item_id)
+        logged, online = self.values.logged(state, candidates, mix), self.values.among(state, candidates, mix)
+        return Values(states, state, candidates, logged, online, target_state)
 
     def values_of(self, found: Values, batch: TrajectoryBatch, items: tf.Tensor) -> tf.Tensor:
         """[B, T, S] online values of the same items [S] in every state, with gradient; for one head."""
         return self.values.of_items(found.state, batch.item_id, items)[:, :-1, 0]
 
-    def double_q_target(self, batch: TrajectoryBatch, found: Values) -> tf.Tensor:
-        """[B, T, H] targets of double Q-learning."""
-        online = tf.stop_gradient(found.online[:, 1:])
-        return double_q_target(batch.reward, batch.done(), self._config.discount, online, found.target[:, 1:])
+    def best(self, batch: TrajectoryBatch, found: Values, scores: tf.Tensor, mix: tf.Tensor | None = None) -> Best:
+        """Values of the best candidate of every state, which `scores` [B, T+1, A] decide.
 
-    def health(self, batch: TrajectoryBatch, found: Values, target: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        The target network is asked about that one item alone: a pass over all candidates would cost as much as the online one.
+        """
+        chosen = found.candidates.items(tf.argmax(scores, axis=-1, output_type=tf.int32))
+        online = self.values.of_one(found.state, batch.item_id, chosen, mix)
+        target = self.target.values.of_one(found.target_state, batch.item_id, chosen, mix)
+        return Best(tf.stop_gradient(online), tf.stop_gradient(target))
+
+    def double_q_best(self, batch: TrajectoryBatch, found: Values) -> Best:
+        """Values of the item that the online network finds best; for one head.
+
+        References:
+            van Hasselt et al. (2016), eq. 4.
+        """
+        return self.best(batch, found, found.online[:, :, 0])
+
+    def td_target(self, batch: TrajectoryBatch, best: Best) -> tf.Tensor:
+        """[B, T, H] targets of double Q-learning, without gradient."""
+        return bootstrap(batch.reward, batch.done(), self._config.discount, best.target[:, 1:])
+
+    def health(self, batch: TrajectoryBatch, found: Values, target: tf.Tensor, best: Best) -> Mapping[str, tf.Tensor]:
         """How the values are doing; see `models.losses.health`."""
-        frozen = double_q_value(found.target, found.target)[:, :-1]
-        greatest = tf.reduce_max(tf.stop_gradient(found.online[:, :-1]), axis=-1)
-        return value_health(found.logged, target, frozen, batch.reward, self.target_mask(batch), self._config.discount, greatest)
+        mask, discount = self.target_mask(batch), self._config.discount
+        return value_health(found.logged, target, best.online[:, :-1], batch.reward, mask, discount, best.target[:, :-1])
 
 
 class UniformNegatives:

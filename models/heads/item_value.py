@@ -87,10 +87,25 @@ class ItemValueHead(keras.layers.Layer):
 
         With `mix` [H] the one value of the weighted sum of the heads, [B, T+1, 1, A].
         """
-        values = candidates.logits(state.states, lambda item_id: self.vectors(item_id, mix))
-        if self.copy:
-            values += self._bonus(state, mix)[..., None] * candidates.spread(state.copy_weights)[:, :, None]
+        bonus = self._bonus(state, mix) if self.copy else None
+        values = candidates.logits(state.states, lambda item_id: self.vectors(item_id, mix), bonus, state.copy_weights)
         return candidates.usable(values)
+
+    def of_one(self, state: ValueState, item_id: tf.Tensor, chosen: tf.Tensor, mix: tf.Tensor | None = None) -> tf.Tensor:
+        """Values of one item of every state, [B, T+1, H] float32, or [B, T+1, 1] with `mix`.
+
+        Args:
+            state: The head's state.
+            item_id: [B, T] the session's events.
+            chosen: [B, T+1] int32 items.
+            mix: As in `among`.
+        """
+        vectors = tf.cast(self.vectors(chosen, mix), state.states.dtype)
+        values = tf.cast(tf.einsum("btd,bthd->bth", state.states, vectors), tf.float32)
+        if self.copy:
+            is_chosen = tf.cast(tf.equal(item_id[:, None, :], chosen[:, :, None]), tf.float32)
+            values += self._bonus(state, mix) * tf.reduce_sum(state.copy_weights * is_chosen, axis=-1, keepdims=True)
+        return values
 
     def logged(self, state: ValueState, candidates: Candidates, mix: tf.Tensor | None = None) -> tf.Tensor:
         """Values of the logged items, [B, T, H] float32, or [B, T, 1] with `mix`; to be masked where there is no item."""

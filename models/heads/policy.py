@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.candidates import Candidates
+from models.candidates import Candidates, occurred
 from models.frameworks import keras, tf
 from models.heads.vectors import vectors_with_bias, with_one
 from models.numerics import IMPOSSIBLE, TINY
@@ -147,6 +147,7 @@ class PolicyHead(keras.layers.Layer):
         steps = tf.shape(item_id)[1]
         states = state.states[:, :steps]
         table = self.vectors(embedding)
+        earlier = tf.range(steps)[None, :] < tf.range(steps)[:, None]
         if sampler is None or negatives is None:
             items = tf.cast(table[1 : self.num_items], states.dtype)
             left_out = self._seen_items(item_id) if self.copy else None
@@ -159,12 +160,12 @@ class PolicyHead(keras.layers.Layer):
                 tf.cast(tf.gather(table, negatives), states.dtype),
                 negatives,
                 sampler.expected(negatives),
-                _seen_negatives(item_id, negatives) if self.copy else None,
+                occurred(item_id, negatives, earlier) if self.copy else None,
             )
         log_gates = state.log_gates[:, :steps]
         log_prob = log_gates[..., self.CATALOGUE] + catalogue
         same = tf.equal(item_id[:, :, None], item_id[:, None, :])
-        seen = tf.reduce_any(tf.linalg.band_part(same, -1, 0) & ~tf.eye(steps, dtype=tf.bool)[None], axis=-1)
+        seen = tf.reduce_any(same & earlier[None], axis=-1)
         if self.num_neighbours:
             near = tf.einsum("btj,bjt->bt", state.neighbour_weights[:, :steps], self.neighbours.between(item_id, training))
             log_prob = tf.where(seen, log_prob, _log_sum(log_prob, log_gates[..., self.NEIGHBOURS], near))
@@ -189,9 +190,3 @@ def _log_sum(log_prob: tf.Tensor, log_gate: tf.Tensor, share: tf.Tensor) -> tf.T
     is_some = share > 0
     other = log_gate + tf.math.log(tf.where(is_some, share, 1.0))
     return tf.where(is_some, tf.reduce_logsumexp(tf.stack([log_prob, tf.where(is_some, other, log_prob)]), axis=0), log_prob)
-
-
-def _seen_negatives(item_id: tf.Tensor, negatives: tf.Tensor) -> tf.Tensor:
-    """[B, T, S] True for negatives that were there before each event."""
-    match = tf.cast(tf.equal(item_id[:, :, None], negatives[None, None, :]), tf.int32)
-    return tf.cumsum(match, axis=1, exclusive=True) > 0

@@ -39,11 +39,6 @@ def double_q_value(online: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     return tf.gather(target, chosen, axis=-1, batch_dims=online.shape.rank - 1)
 
 
-def double_q_target(reward: tf.Tensor, done: tf.Tensor, discount: float, next_online: tf.Tensor, next_target: tf.Tensor) -> tf.Tensor:
-    """r + discount * (1 - done) * Q_target(s', argmax_a Q_online(s', a)), without gradient; see `bootstrap` and `double_q_value`."""
-    return bootstrap(reward, done, discount, double_q_value(next_online, next_target))
-
-
 def squared_td(value: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     """Half the squared difference to a target that gets no gradient, in their shape.
 

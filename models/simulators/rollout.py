@@ -4,6 +4,8 @@ The number that decides what happens to a session at a turn depends on the seed,
 that show the same item get the same answer, and their returns can be compared session by session (common random numbers).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +33,7 @@ class Visitors:
             they are in no log.
         length: [B] how many there are.
         uniform: [B] a number in [0, 1) for policies that draw.
+        reward: [B, L] what each item of the history brought, 0 behind the last.
     """
 
     session: Ints
@@ -38,10 +41,41 @@ class Visitors:
     history: Ints
     length: Ints
     uniform: Floats
+    reward: Floats
 
 
 Policy = Callable[[Visitors], Ints]
 """Chooses the item [B] that each visitor is shown."""
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The histories of B visitors as a recommender sees them, in ids of its own vocabulary.
+
+    Attributes:
+        item_id: [B, L] last items that were clicked and bought, oldest first, 0 behind the last; L is at least 1.
+        length: [B] how many there are.
+        reward: [B, L] what each of them brought, 0 behind the last.
+        earlier_reward: [B] what the items before them brought that did not fit.
+        uniform: [B] a number in [0, 1) for recommenders that draw.
+    """
+
+    item_id: Ints
+    length: Ints
+    reward: Floats
+    earlier_reward: Floats
+    uniform: Floats
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def rows(self, rows: slice) -> Histories:
+        """Some of the visitors."""
+        return Histories(self.item_id[rows], self.length[rows], self.reward[rows], self.earlier_reward[rows], self.uniform[rows])
+
+
+Recommend = Callable[[Histories], Ints]
+"""Chooses the id [B] that each visitor is shown."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +111,24 @@ def roll_out(
     """
     returns, turns = np.zeros(num_sessions), np.zeros(num_sessions, np.int64)
     history, length = np.full((num_sessions, 8), NO_ITEM), np.zeros(num_sessions, np.int64)
+    earned = np.zeros((num_sessions, 8))
     alive, state = np.arange(num_sessions), np.zeros(num_sessions, np.int64)
     turn, factor = 0, 1.0
     while len(alive) and (max_turns is None or turn < max_turns):
         # For all sessions, also those that are over: what is drawn for one must not depend on the others.
         chance = np.random.default_rng([seed, turn]).random((num_sessions, 3))[alive]
         longest = int(length[alive].max())
-        item = policy(Visitors(alive, state, history[alive, :longest], length[alive], chance[:, 0]))
+        item = policy(Visitors(alive, state, history[alive, :longest], length[alive], chance[:, 0], earned[alive, :longest]))
         outcome, state, left = shop.react(state, item, chance[:, 1], chance[:, 2])
-        returns[alive] += factor * np.choose(outcome, [0.0, CLICK.reward, PURCHASE.reward])
+        reward = np.choose(outcome, [0.0, CLICK.reward, PURCHASE.reward])
+        returns[alive] += factor * reward
         if longest == history.shape[1]:
             history = np.concatenate([history, np.full_like(history, NO_ITEM)], axis=1)
-        logged = alive[outcome != IGNORED]
-        history[logged, length[logged]] = item[outcome != IGNORED]
+            earned = np.concatenate([earned, np.zeros_like(earned)], axis=1)
+        is_logged = outcome != IGNORED
+        logged = alive[is_logged]
+        history[logged, length[logged]] = item[is_logged]
+        earned[logged, length[logged]] = reward[is_logged]
         length[logged] += 1
         turns[alive] += 1
         factor *= discount
@@ -114,20 +153,23 @@ class HistoryPolicy:
     """A recommender that knows nothing but a session's history, in ids of its own vocabulary.
 
     It is asked again only when a history has grown: a visitor who passes is shown the same item, as the recommender would say the
-    same again.
+    same again. One that draws may say something else, so it is asked every time.
 
     Args:
         shop: The shop.
         items: Name of the item with id i + 1, for all ids of the vocabulary.
-        recommend: From histories [B, L] of ids, 0 behind the last, and their lengths [B] to the ids [B] to show. L is at least 1.
+        recommend: From histories to the ids to show.
         num_sessions: S, of the roll-out.
         max_steps: Most items of a history that `recommend` takes; the last ones count.
+        draws: True where `recommend` looks at `uniform`.
 
     Raises:
         ValueError: An item of the vocabulary is not one of the shop's.
     """
 
-    def __init__(self, shop: SessionShop, items: Sequence[str], recommend: Callable[[Ints, Ints], Ints], num_sessions: int, max_steps: int):
+    def __init__(
+        self, shop: SessionShop, items: Sequence[str], recommend: Recommend, num_sessions: int, max_steps: int, draws: bool = False
+    ):
         number = {name: place for place, name in enumerate(shop.item_names)}
         strange = [name for name in items if name not in number]
         if strange:
@@ -139,27 +181,38 @@ class HistoryPolicy:
         self._to_id[NO_ITEM] = PAD_ITEM_ID
         self._recommend = recommend
         self._max_steps = max_steps
+        self._draws = draws
         self._shown = np.full(num_sessions, NO_ITEM)
         self._length = np.full(num_sessions, -1)
 
     def __call__(self, visitors: Visitors) -> Ints:
-        grown = visitors.length != self._length[visitors.session]
-        if grown.any():
-            history, length = self._latest(self._to_id[visitors.history[grown]], visitors.length[grown])
-            session = visitors.session[grown]
-            self._shown[session] = self._to_shop[self._recommend(history, length)]
-            self._length[session] = visitors.length[grown]
+        asked = self._draws | (visitors.length != self._length[visitors.session])
+        if asked.any():
+            session = visitors.session[asked]
+            self._shown[session] = self._to_shop[self._recommend(self._latest(visitors, asked))]
+            self._length[session] = visitors.length[asked]
         return self._shown[visitors.session]
 
-    def _latest(self, history: Ints, length: Ints) -> tuple[Ints, Ints]:
-        """The last items of each row, moved to the left, and how many there are."""
+    def _latest(self, visitors: Visitors, rows: npt.NDArray[np.bool_]) -> Histories:
+        """The last items of some visitors, moved to the left."""
+        history, length, reward = self._to_id[visitors.history[rows]], visitors.length[rows], visitors.reward[rows]
         kept = np.minimum(length, self._max_steps)
         width = max(1, int(kept.max()))
         if not history.shape[1]:
-            return np.zeros((len(history), width), np.int64), kept
+            nothing = np.zeros((len(kept), width))
+            return Histories(nothing.astype(np.int64), kept, nothing, nothing[:, 0], visitors.uniform[rows])
         place = np.arange(width)[None, :]
         column = np.minimum((length - kept)[:, None] + place, history.shape[1] - 1)
-        return np.where(place < kept[:, None], np.take_along_axis(history, column, axis=1), PAD_ITEM_ID), kept
+        inside = place < kept[:, None]
+        latest = np.where(inside, np.take_along_axis(reward, column, axis=1), 0.0)
+        is_earlier = np.arange(history.shape[1])[None, :] < (length - kept)[:, None]
+        return Histories(
+            item_id=np.where(inside, np.take_along_axis(history, column, axis=1), PAD_ITEM_ID),
+            length=kept,
+            reward=latest,
+            earlier_reward=np.where(is_earlier, reward, 0.0).sum(axis=1),
+            uniform=visitors.uniform[rows],
+        )
 
 
 def exact_returns(shop: SessionShop, discount: float = 1.0) -> dict[str, float]:

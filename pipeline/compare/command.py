@@ -15,13 +15,14 @@ from rich.console import Console
 
 from components.artifacts import Artifact
 from components.base import Progress, Task
+from models.algorithms.registry import ALGORITHMS
 from pipeline.cache import content_key
 from pipeline.compare.config import Comparison, Model
 from pipeline.compare.page import write_page
 from pipeline.compare.results import Leaderboard, leaderboard, write_leaderboard
 from pipeline.compare.runs import RETURN, Run, RunStore
 from pipeline.compare.table import leaderboard_table
-from pipeline.compare.training import Judgement, ModelBench, Simulation, run_baselines
+from pipeline.compare.training import Judgement, ModelBench, Simulation, plays_of, run_baselines
 from pipeline.config import PipelineConfig
 from pipeline.console import ConsoleProgress, step_line
 from pipeline.local import LocalRunner, RunResult
@@ -30,6 +31,8 @@ from schemas.config import canonical_json
 
 LAST_STEP = "neighbour_gen"
 """Last step of the pipeline that a comparison runs."""
+_ASKED = {"target_returns", "draw"}
+"""What only policies conditioned on a return are asked for: another target is no reason to train the others again."""
 _MEASURED_BY = "pipeline.compare.training"
 
 
@@ -100,7 +103,7 @@ class _Work:
         self._measured = {
             "data": [examples.digest, vocabulary.digest, neighbours.digest],
             "evaluator": {name: getattr(self._judgement, name) for name in ("split", "min_history", "exclude_seen", "max_states")},
-            "simulate": comparison.config.simulate.model_dump(mode="json") if comparison.config.simulate else None,
+            "simulate": comparison.config.simulate.model_dump(mode="json", exclude=_ASKED) if comparison.config.simulate else None,
             "shop": self._judgement.simulation.shop.config.model_dump(mode="json") if self._judgement.simulation else None,
         }
         self._runs: dict[tuple[int, int], Run] = {}
@@ -126,7 +129,10 @@ class _Work:
         return board or self._write()
 
     def _key(self, model: Model, seed: int) -> str:
-        return content_key(_MEASURED_BY, {**self._measured, "trainer": canonical_json(model.trainer_of(seed))})
+        measured, simulate = {**self._measured, "trainer": canonical_json(model.trainer_of(seed))}, self._comparison.config.simulate
+        if simulate is not None and ALGORITHMS[model.algorithm].is_return_conditioned:
+            measured["asked"] = simulate.model_dump(mode="json", include=_ASKED)
+        return content_key(_MEASURED_BY, measured)
 
     def _measure_baselines(self) -> None:
         names = self._comparison.config.baselines
@@ -216,7 +222,7 @@ def _judgement(comparison: Comparison, examples: Artifact, vocabulary: Artifact,
     if simulate is not None:
         assert isinstance(dataset, SessionShopDatasetConfig)  # checked when the configuration was read
         shop = SessionShop(dataset.shop)
-        simulation = Simulation(shop, simulate.num_sessions, simulate.seed, simulate.discount, simulate.max_turns)
+        simulation = Simulation(shop, simulate.num_sessions, simulate.seed, simulate.discount, simulate.max_turns, plays_of(simulate))
     return Judgement(
         examples=examples,
         vocabulary=read_vocabulary(vocabulary),

@@ -1,7 +1,9 @@
 """Configuration of a comparison, and the models it stands for."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,26 @@ class GridConfig(Config):
     """Name of the row; of several algorithms it stands behind each one's name. Without it: the algorithm's name."""
     trainer: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Values of the trainer section that differ from the base's, such as {network: {copy_head: false}}."""
+    vary: dict[str, tuple[Any, ...]] = pydantic.Field(default_factory=dict)
+    """Keys of the trainer section with the values that each takes, such as {network.width: [32, 64], algorithm.discount: [0.5, 0.9]}:
+    every combination is a row, and its name says which. Keys of `algorithm` and `network.backbone` are settings of all algorithms
+    and backbones of the grid."""
+
+    @pydantic.field_validator("vary")
+    @classmethod
+    def _varied_are_settings(cls, vary: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in vary.items():
+            if not values:
+                raise ValueError(f"{key}: expected at least one value")
+            if any(isinstance(value, dict) for value in values):
+                raise ValueError(f"{key}: expected single values, found a mapping; vary what is in it by dotted keys, such as {key}.KEY")
+            place = {"algorithm": "algorithms", "seed": "seeds", "network.backbone": "backbones"}.get(key.removesuffix(".name"))
+            if place:
+                raise ValueError(f"{key} does not belong here; it is given by `{place}` of the grid")
+            within = [other for other in vary if other.startswith(f"{key}.")]
+            if within:
+                raise ValueError(f"{key} holds {within[0]}; vary one of them")
+        return vary
 
     @pydantic.field_validator("seeds")
     @classmethod
@@ -67,6 +89,19 @@ class SimulateConfig(Config):
     """Factor of one item shown."""
     max_turns: int = pydantic.Field(default=200, ge=1)
     """Most items shown in a session; the leaderboard says how many sessions came to that end."""
+    target_returns: tuple[float, ...] = ()
+    """Sums of rewards that policies conditioned on a return are also asked for, each in a row of its own; the model's own row is of
+    what it asks for by itself, a quantile of the logs."""
+    draw: bool = False
+    """Also play policies conditioned on a return by drawing every item with its probability, in rows of their own; else the best
+    item is shown."""
+
+    @pydantic.field_validator("target_returns")
+    @classmethod
+    def _targets_differ(cls, targets: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(targets)) < len(targets):
+            raise ValueError(f"target returns must differ from each other, found {', '.join(f'{target:g}' for target in targets)}")
+        return targets
 
 
 class CompareConfig(Config):
@@ -118,11 +153,15 @@ class Model:
         label: Name of the row.
         trainer: Its configuration; the seed in it does not count.
         seeds: What it is trained from.
+        family: What it and all that differ in the varied settings alone are called.
+        settings: Varied key -> value.
     """
 
     label: str
     trainer: TrainerConfig
     seeds: tuple[int, ...]
+    family: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def algorithm(self) -> str:
@@ -251,19 +290,64 @@ def _models(config: CompareConfig, base: Mapping[str, Any], source: str) -> Iter
     for number, grid in enumerate(config.grids):
         if not grid.algorithms or not grid.backbones:
             raise ConfigError(f"{source}: grids.{number}: expected at least one algorithm and one backbone")
-        plain = _trainer(base, grid.trainer, f"{source}: grids.{number}.trainer")
-        for algorithm in grid.algorithms:
-            label = _label(grid, _tag(algorithm))
-            for backbone in grid.backbones:
-                row = (label, _tag(backbone))
-                if row in places:
-                    raise ConfigError(
-                        f"{source}: grids.{number}: there is a row {label!r} on {_tag(backbone)} already, from grids.{places[row]}; what "
-                        "has other settings goes into a grid of its own with a `label`"
-                    )
-                places[row] = number
-                network = plain.network.model_copy(update={"backbone": backbone})
-                yield Model(label, plain.model_copy(update={"algorithm": algorithm, "network": network, "seed": 0}), grid.seeds)
+        where = f"{source}: grids.{number}"
+        for algorithm, settings, backbone in product(grid.algorithms, _combinations(grid.vary), grid.backbones):
+            family = _label(grid, _tag(algorithm))
+            label = ", ".join([family, *(f"{_short(key, grid.vary)} {as_text(value)}" for key, value in settings.items())])
+            row = (label, _tag(backbone))
+            if row in places:
+                raise ConfigError(
+                    f"{where}: there is a row {label!r} on {_tag(backbone)} already, from grids.{places[row]}; what has other settings "
+                    "goes into a grid of its own with a `label`"
+                )
+            places[row] = number
+            yield Model(label, _varied(grid, base, algorithm, backbone, settings, where), grid.seeds, family, settings)
+
+
+def _combinations(vary: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Every choice of a value for each key, the last key changing fastest; one empty choice where nothing varies."""
+    return [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
+
+
+def _short(key: str, keys: Iterable[str]) -> str:
+    """The last part of a key, or the whole of it where another one ends alike."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+
+
+def as_text(value: Any) -> str:
+    """A value as it is written in a configuration."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_PARTS = ("algorithm", "network.backbone")
+"""Keys of the trainer section that grids have lists of."""
+
+
+def _varied(
+    grid: GridConfig, base: Mapping[str, Any], algorithm: AnyAlgorithm, backbone: AnyBackbone, settings: Mapping[str, Any], where: str
+) -> TrainerConfig:
+    """The configuration of one row."""
+    own: dict[str, dict[str, Any]] = {part: {} for part in ("", *_PARTS)}
+    for key, value in settings.items():
+        part = next((part for part in _PARTS if key.startswith(f"{part}.")), "")
+        own[part] = merged(own[part], _nested(key.removeprefix(f"{part}."), value))
+    source = f"{where}.trainer" + (f" with {', '.join(f'{key}={as_text(value)}' for key, value in settings.items())}" if settings else "")
+    plain = _trainer(base, merged(grid.trainer, own[""]), source)
+    changed = [
+        decode(type(config), merged(config.model_dump(mode="json", exclude_unset=True), own[part]), f"{source}: {part}")
+        if own[part]
+        else config
+        for part, config in zip(_PARTS, (algorithm, backbone), strict=True)
+    ]
+    network = plain.network.model_copy(update={"backbone": changed[1]})
+    return plain.model_copy(update={"algorithm": changed[0], "network": network, "seed": 0})
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """A dotted key and its value as mappings in each other."""
+    first, _, rest = key.partition(".")
+    return {first: _nested(rest, value) if rest else value}
 
 
 def _trainer(base: Mapping[str, Any], changes: Mapping[str, Any], source: str) -> TrainerConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from pipeline import charts
 from pipeline.charts import Axis, Interval, Svg
-from pipeline.compare.config import Comparison
+from pipeline.compare.config import Comparison, as_text
 from pipeline.compare.results import Leaderboard, Paired, Row
 from pipeline.compare.runs import RETURN
 from pipeline.compare.table import COVERAGE, REWARD_METRIC
@@ -41,6 +42,7 @@ def _sections(board: Leaderboard, comparison: Comparison) -> dict[str, dict[str,
         "metric": {"board": board, "figures": [_metric_figure(board, name) for name in (board.metric, *board.role_metrics, REWARD_METRIC)]},
         "against": _against(board),
         "returns": None if not returns else _returns(board, comparison, returns),
+        "sweep": _sweep(board),
         "training": None if not trained else _training(trained),
         "seeds": None if not trained else _seeds(board),
         "failures": {"rows": [row for row in board.rows if row.kind == "model" and row.errors]}
@@ -63,7 +65,7 @@ def _tiles(board: Leaderboard) -> list[tuple[str, str, str]]:
     """Figures that are looked at first."""
     tiles = []
     for name in (board.metric, RETURN):
-        rows = [row for row in board.rows if name in row.metrics and row.kind in ("model", "head")]
+        rows = [row for row in board.rows if name in row.metrics and row.kind in ("model", "head", "play")]
         if rows:
             best = max(rows, key=lambda row: row.metrics[name][0])
             value, low, high = best.metrics[name]
@@ -113,7 +115,85 @@ def _returns(board: Leaderboard, comparison: Comparison, rows: Sequence[Row]) ->
         for row in ordered
     ]
     plot = charts.interval_plot("True return of a session", intervals, Axis("return of a session, 95 % interval"), width=_WIDTH)
-    return {"board": board, "rows": ordered, "simulate": comparison.config.simulate, "figures": [("True return of a session", plot)]}
+    return {
+        "board": board,
+        "rows": ordered,
+        "simulate": comparison.config.simulate,
+        "figures": [("True return of a session", plot)],
+        "asked": _asked_figures(board),
+    }
+
+
+def _asked_figures(board: Leaderboard) -> list[Figure]:
+    """For each model that was asked for several returns: what it was asked for against what came."""
+    rows: dict[str, list[Row]] = {}
+    for row in board.rows:
+        if row.kind in ("model", "play") and row.target_return is not None and RETURN in row.metrics:
+            name = f"{row.label}, {row.backbone}" if len(board.backbones) > 1 else row.label
+            rows.setdefault(f"{name}, drawn" if row.is_drawn else name, []).append(row)
+    # From zero, or a small difference would look like an answer to what was asked.
+    x, y = Axis("return asked for", from_zero=True), Axis("return that came", from_zero=True)
+    figures = []
+    for name, found in rows.items():
+        points = [(row.target_return, *row.metrics[RETURN]) for row in found if row.target_return is not None]
+        if len(points) > 1:
+            figures.append((name, charts.identity_chart(f"Returns of {name}", points, x, y)))
+    return figures
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One metric of the models that differ in varied settings alone: the last setting across, all others down.
+
+    Attributes:
+        title: What they are called, and the metric.
+        down: Keys of the settings down.
+        across: Key of the setting across.
+        columns: Its values.
+        lines: Values of the settings down, and the metric of each column; None where it is not there.
+        best: Greatest value of the metric.
+    """
+
+    title: str
+    down: tuple[str, ...]
+    across: str
+    columns: tuple[str, ...]
+    lines: list[tuple[tuple[str, ...], list[tuple[float, float, float] | None]]]
+    best: float
+
+
+def _sweep(board: Leaderboard) -> dict[str, Any] | None:
+    families: dict[tuple[str, str | None, tuple[str, ...]], list[Row]] = {}
+    for row in board.rows:
+        if row.kind == "model" and row.settings:
+            families.setdefault((row.family, row.backbone, tuple(row.settings)), []).append(row)
+    sweeps = [
+        _pivot(f"{family}, {backbone}" if len(board.backbones) > 1 else family, keys, rows, name)
+        for (family, backbone, keys), rows in families.items()
+        for name in (board.metric, RETURN)
+        if any(name in row.metrics for row in rows)
+    ]
+    return {"sweeps": sweeps} if sweeps else None
+
+
+def _pivot(title: str, keys: tuple[str, ...], rows: Sequence[Row], metric: str) -> Sweep:
+    cells = {tuple(as_text(value) for value in row.settings.values()): row.metrics.get(metric) for row in rows}
+    # Rows come by their metric; a table has them as they were asked for, of which numbers tell the order.
+    down, columns = (sorted({cell[part] for cell in cells}, key=_by_number) for part in (slice(0, -1), slice(-1, None)))
+    lines = [(line, [cells.get(line + column) for column in columns]) for line in down]
+    best = max(value[0] for value in cells.values() if value is not None)
+    return Sweep(f"{title}: {metric}", keys[:-1], keys[-1], tuple(column[0] for column in columns), lines, best)
+
+
+def _by_number(values: tuple[str, ...]) -> list[tuple[int, float, str]]:
+    """Numbers by size, after all else."""
+    order: list[tuple[int, float, str]] = []
+    for value in values:
+        try:
+            order.append((1, float(value), value))
+        except ValueError:
+            order.append((0, 0.0, value))
+    return order
 
 
 def _training(rows: Sequence[Row]) -> dict[str, Any]:

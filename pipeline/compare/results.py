@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from components.artifacts import write_json
 from models.metrics.ranking import Estimate, SessionSums, average, bootstrap, difference, intervals
-from pipeline.compare.config import Comparison, Model
+from pipeline.compare.config import Comparison, Model, as_text
 from pipeline.compare.runs import RETURN, Run
 from schemas.interaction import FEEDBACK_ROLES
 
 BySeed = dict[int | None, SessionSums]
 """Sums of a row by seed; what has no seed has them under None."""
 
-Kind = Literal["model", "head", "baseline", "exact"]
+Kind = Literal["model", "head", "play", "baseline", "exact"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class Row:
     """One line of the leaderboard.
 
     Attributes:
-        name: What it is called: its label, with the head in brackets where it is not the one that recommends.
-        kind: A model as it recommends, another head of a model, a baseline, or an exact value of the simulated shop.
+        name: What it is called: its label, and in brackets the head where it is not the one that recommends, or how it is played.
+        kind: A model as it recommends, another head of a model, the model played in another way, a baseline, or an exact value of the
+            simulated shop.
         label: As configured.
         backbone: Of a model.
         head: Of a model.
@@ -66,6 +67,10 @@ class Row:
         paired: Metric -> comparison with that row.
         training: Over seeds, what the training took and how it ended: the median of `seconds`, means of all else.
         rollout: Of the simulated sessions of all seeds: `turns` on average, how many were `cut` off, `sessions`.
+        target_return: What a policy conditioned on a return was asked for, on average over seeds.
+        is_drawn: Its items were drawn with their probabilities.
+        family: Of a model, what it and all that differ in the varied settings alone are called.
+        settings: Varied key -> value, as configured.
     """
 
     name: str
@@ -82,6 +87,10 @@ class Row:
     paired: dict[str, Paired] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     rollout: dict[str, float] = field(default_factory=dict)
+    target_return: float | None = None
+    is_drawn: bool = False
+    family: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def value(self, metric: str) -> float | None:
         """A metric, if the row has it."""
@@ -154,7 +163,10 @@ def leaderboard(
     """
     found: list[_Measured] = []
     for place, model in enumerate(comparison.models):
-        found += _rows_of_model(model, {s: runs[place, s] for s in model.seeds if (place, s) in runs})
+        measured = _rows_of_model(model, {s: runs[place, s] for s in model.seeds if (place, s) in runs})
+        for one in measured:
+            one.row.family, one.row.settings = model.family, dict(model.settings)
+        found += measured
     for name, run in baselines.items():
         head = run.main_head
         row = Row(name, "baseline", name, metrics=_beyond_accuracy([run], head), rollout=_rollout([run], head))
@@ -162,7 +174,7 @@ def leaderboard(
     _estimate([(one.row, one.sums) for one in found], comparison.reference, num_resamples, seed)
     _estimate([(one.row, one.returns) for one in found], comparison.reference, num_resamples, seed)
     rows = [one.row for one in found]
-    rows.sort(key=lambda row: -_or(row.value(comparison.config.metric), float("-inf")))
+    rows.sort(key=lambda row: _place(row, comparison.config.metric))
     rows += [
         Row(name, "exact", name, metrics={RETURN: (value, value, value)})
         for name, value in sorted(exact.items(), key=lambda entry: -entry[1])
@@ -180,8 +192,12 @@ def leaderboard(
     )
 
 
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+def _place(row: Row, metric: str) -> tuple[int, float]:
+    """Where a row stands: by the metric, then other ways to play a model, which are not ranked, by their return, then failures."""
+    for number, name in enumerate((metric, RETURN)):
+        if (value := row.value(name)) is not None:
+            return number, -value
+    return 2, 0.0
 
 
 @dataclass(frozen=True)
@@ -194,7 +210,7 @@ class _Measured:
 
 
 def _rows_of_model(model: Model, runs: Mapping[int, Run]) -> list[_Measured]:
-    """A row for each head, the one that recommends first; one without numbers where no seed came to an end."""
+    """A row for each head, the one that recommends first, and for each play; one without numbers where no seed came to an end."""
     done = {seed: run for seed, run in runs.items() if run.error is None}
     errors = {seed: run.error for seed, run in runs.items() if run.error is not None}
     main = next((run.main_head for run in done.values()), None)
@@ -216,10 +232,37 @@ def _rows_of_model(model: Model, runs: Mapping[int, Run]) -> list[_Measured]:
             metrics=_beyond_accuracy(list(done.values()), head),
             training=_training([run.facts["training"] for run in done.values()]),
             rollout=_rollout(list(done.values()), head),
+            target_return=_target_return([run.facts["heads"][head] for run in done.values()]),
         )
-        returns: BySeed = {seed: run.returns[head] for seed, run in done.items() if head in run.returns}
-        measured.append(_Measured(row, {seed: run.sums[head] for seed, run in done.items()}, returns))
+        measured.append(_Measured(row, {seed: run.sums[head] for seed, run in done.items()}, _returns(done, head)))
+    plays = {play: None for run in done.values() for play in run.facts.get("plays", ())}
+    measured += [_Measured(_row_of_play(model, done, errors, play), {}, _returns(done, play)) for play in plays]
     return measured
+
+
+def _row_of_play(model: Model, done: Mapping[int, Run], errors: dict[int, str], play: str) -> Row:
+    found = {seed: run.facts["plays"][play] for seed, run in done.items() if play in run.facts.get("plays", ())}
+    return Row(
+        name=f"{model.label} [{play}]",
+        kind="play",
+        label=model.label,
+        backbone=model.backbone,
+        seeds=list(found),
+        planned=len(model.seeds),
+        errors=errors,
+        rollout=_total([one["rollout"] for one in found.values()]),
+        target_return=_target_return(list(found.values())),
+        is_drawn=any(one["is_drawn"] for one in found.values()),
+    )
+
+
+def _returns(runs: Mapping[int, Run], name: str) -> BySeed:
+    return {seed: run.returns[name] for seed, run in runs.items() if name in run.returns}
+
+
+def _target_return(found: Sequence[Mapping[str, Any]]) -> float | None:
+    targets = [one["target_return"] for one in found if "target_return" in one]
+    return statistics.fmean(targets) if targets else None
 
 
 def _estimate(rows: Sequence[tuple[Row, BySeed]], reference: str, num_resamples: int, seed: int) -> None:
@@ -258,7 +301,7 @@ def _sign(value: float) -> int:
 
 def _reference(row: Row, rows: Sequence[tuple[Row, BySeed]], label: str) -> tuple[Row, BySeed] | None:
     """The row to compare with: on the same backbone if it is there, else the first; None for that row itself, or if it failed."""
-    known = [(other, sums) for other, sums in rows if other.label == label and other.kind != "head"]
+    known = [(other, sums) for other, sums in rows if other.label == label and other.kind not in ("head", "play")]
     chosen = next((entry for entry in known if entry[0].backbone == row.backbone), known[0] if known else None)
     return None if chosen is None or chosen[0] is row or not chosen[1] else chosen
 
@@ -292,7 +335,10 @@ def _training(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _rollout(runs: Sequence[Run], head: str) -> dict[str, float]:
-    found = [run.facts["heads"][head]["rollout"] for run in runs if "rollout" in run.facts["heads"][head]]
+    return _total([run.facts["heads"][head]["rollout"] for run in runs if "rollout" in run.facts["heads"][head]])
+
+
+def _total(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     if not found:
         return {}
     return {
@@ -314,11 +360,13 @@ def write_leaderboard(board: Leaderboard, folder: Path) -> None:
     metrics = [*first, *(name for name in metrics if name not in first)]
     compared = [name for name in metrics if any(name in row.paired for row in board.rows)]
     training = ["seconds", "transitions_per_second", "parameters", "epochs", "best"]
+    asked = ["target_return", "is_drawn"]
     header = ["model", "kind", "label", "backbone", "head", "seeds", "failed"]
     header += [f"{name}{end}" for name in metrics for end in ("", " low", " high")]
     header += ["against"]
     header += [f"difference {name}{end}" for name in compared for end in ("", " low", " high", " seeds agreeing", " seeds")]
-    header += training
+    settings = list(dict.fromkeys(key for row in board.rows for key in row.settings))
+    header += training + asked + [f"setting {key}" for key in settings]
     temporary = folder / ".leaderboard.csv"
     with temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
@@ -330,7 +378,8 @@ def write_leaderboard(board: Leaderboard, folder: Path) -> None:
             for name in compared:
                 pair = row.paired.get(name)
                 cells += [pair.value, pair.low, pair.high, pair.agree, pair.seeds] if pair else [None] * 5
-            writer.writerow([*cells, *(row.training.get(name) for name in training)])
+            cells += [*(row.training.get(name) for name in training), row.target_return, int(row.is_drawn)]
+            writer.writerow([*cells, *(as_text(row.settings[key]) if key in row.settings else None for key in settings)])
     temporary.replace(folder / "leaderboard.csv")
 
 

@@ -17,14 +17,34 @@ RETURN = "return"
 
 
 @dataclass(frozen=True)
+class Play:
+    """How a policy conditioned on a return is rolled out.
+
+    Attributes:
+        target_return: What it is asked for; None leaves it to the policy.
+        is_drawn: Items are drawn with their probabilities; else the best one is shown.
+    """
+
+    target_return: float | None = None
+    is_drawn: bool = False
+
+    @property
+    def name(self) -> str:
+        """What stands in brackets behind the name of the model; empty for the policy as it recommends."""
+        target = [] if self.target_return is None else [f"return {self.target_return:g}"]
+        return ", ".join(target + ["drawn"] * self.is_drawn)
+
+
+@dataclass(frozen=True)
 class Run:
     """One thing that was measured: a model trained from one seed, or a baseline.
 
     Attributes:
-        facts: JSON values. `error` says why it failed, or is None; `heads` has for each head what is no sum over sessions;
-            `training`, `history`, `counts` as `pipeline.compare.training` writes them.
+        facts: JSON values. `error` says why it failed, or is None; `heads` has for each head what is no sum over sessions, `plays`
+            the same for other ways to play the head that recommends, by `Play.name`; `training`, `history`, `counts` as
+            `pipeline.compare.training` writes them.
         sums: Ranking metrics of each head by session.
-        returns: True return of each head by session, where it is known.
+        returns: True return of each head and each play by session, where it is known.
     """
 
     facts: Mapping[str, Any]
@@ -83,11 +103,11 @@ class RunStore:
             if stored["error"] is not None:
                 return Run(stored)
             sums = read_sums(path.with_suffix(".npz"))
-            heads = list(stored["heads"])
+            heads, plays = list(stored["heads"]), list(stored.get("plays", ()))
             return Run(
                 stored,
                 {head: sums[f"{self._METRICS}/{head}"] for head in heads},
-                {head: sums[name] for head in heads if (name := f"{self._RETURNS}/{head}") in sums},
+                {entry: sums[name] for entry in heads + plays if (name := f"{self._RETURNS}/{entry}") in sums},
             )
         except (OSError, ValueError, KeyError, AttributeError):
             return None
@@ -98,6 +118,6 @@ class RunStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         if run.error is None:
             metrics = {f"{self._METRICS}/{head}": sums for head, sums in run.sums.items()}
-            returns = {f"{self._RETURNS}/{head}": sums for head, sums in run.returns.items()}
+            returns = {f"{self._RETURNS}/{entry}": sums for entry, sums in run.returns.items()}
             write_sums(path.with_suffix(".npz"), {**metrics, **returns})
         write_json(path, {"key": key, **run.facts})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -13,33 +14,48 @@ from typing import TYPE_CHECKING, Any
 from components.artifacts import HEALTH, Artifact
 from components.base import ComponentError, Context, Progress
 from components.trainer.config import TrainerConfig
+from models.algorithms.base import Condition
 from models.baselines import BASELINES
 from models.co_visitation import Neighbours
 from models.frameworks import keras, tf
 from models.metrics.ranking import MAX_RANK, RankedSteps, SessionSums, beyond_accuracy, sum_by_session, values_by_session
+from models.ranking import draw
 from models.serving import RankedPolicy
-from models.simulators.rollout import HistoryPolicy, Rollout, roll_out
+from models.simulators.rollout import Histories, HistoryPolicy, Recommend, Rollout, roll_out
 from models.simulators.session_shop import SessionShop
-from pipeline.compare.runs import RETURN, Run
+from pipeline.compare.runs import RETURN, Play, Run
 from schemas.config import ConfigError
 
 if TYPE_CHECKING:
     from components.trainer.loop import SeedSeries, Trainable
     from models.algorithms.base import Algorithm
+    from pipeline.compare.config import SimulateConfig
 
+AS_RECOMMENDED = Play()
 ONLY_HEAD = "baseline"
 """What the one head of a baseline is called."""
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """How policies are rolled out; see `models.simulators.rollout.roll_out`."""
+    """How policies are rolled out; see `models.simulators.rollout.roll_out`.
+
+    Attributes:
+        plays: What policies conditioned on a return are also asked for.
+    """
 
     shop: SessionShop
     num_sessions: int
     seed: int
     discount: float
     max_turns: int
+    plays: tuple[Play, ...] = ()
+
+
+def plays_of(config: SimulateConfig) -> tuple[Play, ...]:
+    """All ways to play a policy conditioned on a return but that in which it recommends."""
+    found = [Play(target, is_drawn) for is_drawn in (False, True)[: 1 + config.draw] for target in (None, *config.target_returns)]
+    return tuple(found[1:])
 
 
 @dataclass(frozen=True)
@@ -175,13 +191,21 @@ class ModelBench:
                 # The head that recommends is compiled already: it was validated with.
                 known = trainable.ranked if is_main and algorithm is trainable.algorithm else None
                 head = self._heads[name] = _Head(algorithm, name, known)
-            steps = rank_model(head.ranked.rank, judgement.vocabulary, judgement.examples, judgement.split, protocol(judgement), context)
+            steps = rank_model(head.ranked, judgement.vocabulary, judgement.examples, judgement.split, protocol(judgement), context)
             sums[name] = sum_by_session(steps)
             facts["heads"][name] = {"is_main": is_main, **_facts_of_head(steps, judgement)}
             facts["counts"] = counts(steps)
             if judgement.simulation is not None:
-                played = play(judgement.simulation, judgement, head.next_item)
+                played = play(judgement.simulation, judgement, head.next_item(AS_RECOMMENDED))
                 returns[name], facts["heads"][name]["rollout"] = _returns(played)
+                if algorithm.is_return_conditioned:
+                    facts["heads"][name]["target_return"] = head.target_return
+        if judgement.simulation is not None and algorithm.is_return_conditioned:
+            head, facts["plays"] = self._heads[algorithm.recommender], {}
+            for one in judgement.simulation.plays:
+                returns[one.name], rollout = _returns(play(judgement.simulation, judgement, head.next_item(one), one.is_drawn))
+                asked = head.target_return if one.target_return is None else one.target_return
+                facts["plays"][one.name] = {"target_return": asked, "is_drawn": one.is_drawn, "rollout": rollout}
         return Run(facts, sums, returns)
 
     def close(self) -> None:
@@ -199,18 +223,49 @@ class _Head:
     def __init__(self, algorithm: Algorithm, name: str, ranked: RankedPolicy | None):
         self.algorithm = algorithm
         self.ranked = ranked or RankedPolicy(algorithm, MAX_RANK, head=name)
+        self._name = name
+        self._shows: dict[bool, Callable[..., tf.Tensor]] = {}
 
-        def top(item_id: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-            return algorithm.rank(algorithm.final_states(item_id, length), item_id, 1, None, name).item_id[:, 0]
+    @property
+    def target_return(self) -> float:
+        """What a policy conditioned on a return asks for by itself."""
+        return float(self.algorithm.default_target.numpy()[0])
 
-        spec = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
-        self._top = tf.function(top, autograph=False, input_signature=spec)
+    def next_item(self, how: Play) -> Recommend:
+        """From histories to the items to show, played in one way.
 
-    def next_item(self, history: Any, length: Any) -> Any:
-        """Histories int [B, T] and their lengths [B] -> the items to show [B]."""
-        chunks = range(0, len(length), RankedPolicy.CHUNK_STATES * 8)
-        shown = [self._top(*(tf.constant(part[s : s + chunks.step], tf.int32) for part in (history, length))) for s in chunks]
-        return tf.concat(shown, axis=0).numpy()
+        What is wanted goes down by the rewards before the history, and a session without a target begins anew, as when served.
+        """
+        show, target = self._show(how.is_drawn), math.nan if how.target_return is None else how.target_return
+        # A draw needs the scores of the whole catalogue.
+        size = RankedPolicy.CHUNK_STATES * (1 if how.is_drawn else 8)
+
+        def recommend(histories: Histories) -> Any:
+            shown = []
+            for start in range(0, len(histories), size):
+                part = histories.rows(slice(start, start + size))
+                given = (target - part.earlier_reward, part.reward, part.uniform)
+                events = (tf.constant(part.item_id, tf.int32), tf.constant(part.length, tf.int32))
+                shown.append(show(*events, *(tf.constant(values, tf.float32) for values in given)))
+            return tf.concat(shown, axis=0).numpy()
+
+        return recommend
+
+    def _show(self, is_drawn: bool) -> Callable[..., tf.Tensor]:
+        """The compiled choice: the best item, or one drawn; made when it is first asked for."""
+        algorithm, name = self.algorithm, self._name
+        k = algorithm.catalogue.num_items - 1 if is_drawn else 1
+
+        def show(item_id: tf.Tensor, length: tf.Tensor, target: tf.Tensor, reward: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+            condition = Condition(target, reward) if algorithm.is_return_conditioned else None
+            ranking = algorithm.rank(algorithm.final_states(item_id, length, condition), item_id, k, None, name)
+            return draw(ranking, uniform) if is_drawn else ranking.item_id[:, 0]
+
+        if is_drawn not in self._shows:
+            rows, table = tf.TensorSpec([None], tf.float32), tf.TensorSpec([None, None], tf.float32)
+            spec = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32), rows, table, rows]
+            self._shows[is_drawn] = tf.function(show, autograph=False, input_signature=spec)
+        return self._shows[is_drawn]
 
 
 def run_baselines(names: tuple[str, ...], judgement: Judgement, progress: Progress) -> dict[str, Run]:
@@ -230,16 +285,16 @@ def run_baselines(names: tuple[str, ...], judgement: Judgement, progress: Progre
         }
         returns = {}
         if judgement.simulation is not None:
-            played = play(judgement.simulation, judgement, lambda history, _: baseline.recommend(history, 1, False)[:, 0])
+            played = play(judgement.simulation, judgement, lambda asked: baseline.recommend(asked.item_id, 1, False)[:, 0])
             returns[ONLY_HEAD], facts["heads"][ONLY_HEAD]["rollout"] = _returns(played)
         runs[name] = Run(facts, {ONLY_HEAD: sum_by_session(steps)}, returns)
     return runs
 
 
-def play(simulation: Simulation, judgement: Judgement, next_item: Callable[[Any, Any], Any]) -> Rollout:
-    """Rolls out what shows the best item; see `HistoryPolicy` for `next_item`."""
+def play(simulation: Simulation, judgement: Judgement, next_item: Recommend, draws: bool = False) -> Rollout:
+    """Rolls a recommender out; see `HistoryPolicy`."""
     items = judgement.vocabulary["item"].to_pylist()
-    policy = HistoryPolicy(simulation.shop, items, next_item, simulation.num_sessions, judgement.max_steps)
+    policy = HistoryPolicy(simulation.shop, items, next_item, simulation.num_sessions, judgement.max_steps, draws)
     return roll_out(simulation.shop, policy, simulation.num_sessions, simulation.seed, simulation.discount, simulation.max_turns)
 
 

@@ -1,5 +1,7 @@
 """A policy that is told which return is wanted: from the log through the trainer to what is served."""
 
+import io
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,9 +18,12 @@ from components.exporter.executor import execute as export
 from components.exporter.executor import export as write
 from components.infra_validator.config import InfraValidatorConfig
 from components.infra_validator.executor import execute as validate
-from components.model_io import LoadedModel, load_model
+from components.model_io import EVALUATION_FOLDER, LoadedModel, load_model, load_ranking_model, save_model
 from models.algorithms.base import Condition
 from models.frameworks import tf
+from models.metrics.ranking import MAX_RANK
+from models.serving import RankedPolicy
+from pipeline.predict import PredictError, predict_lines, predict_one
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 toy = import_module("toy_shop")
@@ -255,3 +260,106 @@ def test_an_export_is_warmed_up_in_both_signatures_and_blessed(run: Any, tmp_pat
     )["infra_blessing"]
     assert blessing["blessed"] == 1, blessing["reasons"]
     assert "16 warm-up requests answered as at export" in blessing["reasons"][0]
+
+
+# === What is evaluated ===
+
+SESSIONS = [[3, 4, 5, 6], [9, 9, 2, 0]]
+REWARDS = [[0.2, 1.0, 0.2, 0.2], [1.0, 0.2, 0.2, 0.0]]
+MASK = [[False, True, False, True], [False, False, True, False]]
+
+
+def _rank(ranker: Any, reward: list[list[float]]) -> list[list[int]]:
+    found: list[list[int]] = ranker(tf.constant(SESSIONS), tf.constant(MASK), tf.constant(False), tf.constant(reward)).numpy().tolist()
+    return found
+
+
+def test_a_step_is_ranked_with_the_rewards_before_it(model: LoadedModel):
+    # One by one, as a server would be asked with these histories and rewards; NaN is the default target.
+    expected = []
+    for row, step in ((0, 1), (0, 3), (1, 2)):
+        items, reward = tf.constant([SESSIONS[row][:step]]), tf.constant([REWARDS[row][:step]])
+        state = model.algorithm.final_states(items, tf.constant([step]), Condition(tf.constant([NAN]), reward))
+        expected.append(model.algorithm.rank(state, items, MAX_RANK).item_id.numpy()[0].tolist())
+    policy = RankedPolicy(model.algorithm, MAX_RANK)
+    assert _rank(policy, REWARDS) == expected
+    # Rewards of the step itself and of what comes later say nothing; those before it do.
+    later = [[0.2, 9.0, 0.2, 9.0], [1.0, 0.2, 9.0, 9.0]]
+    assert _rank(policy, later)[0] == expected[0]
+    assert _rank(policy, later)[2] == expected[2]
+    assert _rank(policy, later)[1] != expected[1]
+    unknown = tf.fill([2, 4], NAN)
+    plain = policy.rank(tf.constant(SESSIONS), tf.constant(MASK), tf.constant(False)).numpy().tolist()
+    assert _rank(policy, unknown.numpy().tolist()) == plain != expected
+
+
+def test_an_export_is_told_the_rewards_and_older_code_can_still_ask_it(model: LoadedModel, tmp_path: Path):
+    items = toy.write_vocabulary(tmp_path / "vocabulary").path / "items.parquet"
+    save_model(tmp_path / "model", model.algorithm, model.config, items)
+    exported = load_ranking_model(toy.artifact(tmp_path / "model", "Model", {"max_steps": toy.MAX_STEPS}))
+    policy = RankedPolicy(model.algorithm, MAX_RANK)
+    assert _rank(exported.rank, REWARDS) == _rank(policy, REWARDS)
+    # The function that has been there from the first on, with the arguments it has always had.
+    loaded = tf.saved_model.load(str(tmp_path / "model" / EVALUATION_FOLDER))
+    arguments = tf.constant(SESSIONS), tf.constant(MASK), tf.constant(False)
+    assert loaded.rank(*arguments).numpy().tolist() == policy.rank(*arguments).numpy().tolist()
+
+
+def test_an_export_without_the_function_is_ranked_by_the_one_it_has(model: LoadedModel, tmp_path: Path):
+    policy = RankedPolicy(model.algorithm, MAX_RANK)
+    del policy.rank_rewarded
+    toy.write_vocabulary(tmp_path / "model")
+    tf.saved_model.save(policy, str(tmp_path / "model" / EVALUATION_FOLDER))
+    exported = load_ranking_model(toy.artifact(tmp_path / "model", "Model", {"max_steps": toy.MAX_STEPS}))
+    plain = policy.rank(tf.constant(SESSIONS), tf.constant(MASK), tf.constant(False)).numpy().tolist()
+    assert _rank(exported.rank, REWARDS) == plain
+
+
+# === The command line ===
+
+
+def test_the_return_that_is_asked_for_reaches_the_model(model: LoadedModel, serving_model: Path):
+    for target, reward in ((3.0, [1.0, 0.2]), (0.1, [1.0, 0.2]), (3.0, [0.0, NAN])):
+        rewards = [None if np.isnan(value) else value for value in reward]
+        found = predict_one(serving_model, ["item-3", "item-4"], [], 7, target, rewards)
+        names, scores = _expected(model, [3, 4], target, reward)
+        assert [item for item, _ in found] == names
+        assert [score for _, score in found] == pytest.approx(scores, abs=1e-5)
+    # What is not said is left to the model.
+    plain = predict_one(serving_model, ["item-3", "item-4"], [], 7)
+    assert predict_one(serving_model, ["item-3", "item-4"], [], 7, None, [None, None]) == plain
+    assert predict_one(serving_model, ["item-3", "item-4"], [], 7, 3.0) != plain
+
+
+def test_lines_may_ask_for_returns_and_need_not(serving_model: Path):
+    requests: list[dict[str, Any]] = [
+        {"item_history": ["item-3", "item-4"], "target_return": 3, "reward_history": [1.0, None]},
+        {"item_history": ["item-3"]},
+        {"item_history": [], "target_return": 0.5, "reward_history": []},
+        {"item_history": ["item-7", "item-8", "item-9"], "target_return": None, "reward_history": [0.2, 0.2, 1]},
+    ]
+    answers = io.StringIO()
+    predict_lines(serving_model, io.StringIO("".join(json.dumps(request) + "\n" for request in requests)), answers, 3)
+    for line, request in zip(answers.getvalue().splitlines(), requests, strict=True):
+        alone = predict_one(serving_model, request["item_history"], [], 3, request.get("target_return"), request.get("reward_history"))
+        assert json.loads(line)["item_id"] == [item for item, _ in alone]
+        assert json.loads(line)["score"] == pytest.approx([score for _, score in alone], abs=1e-5)
+
+
+BAD_REWARDS = {
+    "too few": ({"reward_history": [1.0]}, "reward_history: 1 rewards for 2 items; expected one for each"),
+    "no number": ({"reward_history": [1.0, "1"]}, "returns and rewards must be numbers, or null where they are not known"),
+    "no list": ({"reward_history": 1.0}, "returns and rewards must be numbers"),
+    "a truth": ({"target_return": True}, "returns and rewards must be numbers"),
+    "without end": ({"target_return": float("inf")}, "target_return: expected a finite number, found inf"),
+    "not a number": ({"reward_history": [NAN, 1.0]}, "reward_history: expected a finite number, found nan"),
+    "too large": ({"target_return": 10**400}, "target_return: expected a finite number, found 1000"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REWARDS)
+def test_rewards_that_say_nothing_are_an_error_that_names_the_line(name: str, serving_model: Path):
+    given, message = BAD_REWARDS[name]
+    line = json.dumps({"item_history": ["item-3", "item-4"], **given})
+    with pytest.raises(PredictError, match=f"^line 1: {message}"):
+        predict_lines(serving_model, io.StringIO(line), io.StringIO(), 3)

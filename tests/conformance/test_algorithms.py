@@ -82,7 +82,10 @@ CASES = [
     *(Case(algorithm, FIRST_BACKBONE, "sampled") for algorithm in ALGORITHMS),
     *(Case(FIRST_ALGORITHM, FIRST_BACKBONE, head) for head in HEADS if head not in ("full", "sampled")),
 ]
-EXPORTED = [case for case in CROSSED if case.backbone == FIRST_BACKBONE or case.algorithm == FIRST_ALGORITHM]
+EXPORTED = [
+    *(case for case in CROSSED if case.backbone == FIRST_BACKBONE or case.algorithm == FIRST_ALGORITHM),
+    *(Case(algorithm, FIRST_BACKBONE, "neighbours") for algorithm in (FIRST_ALGORITHM, "bcq")),
+]
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)

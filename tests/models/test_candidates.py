@@ -109,6 +109,29 @@ def test_logged_logits_are_those_of_the_logged_items(heads: int):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("heads", [1, 3])
+def test_candidates_of_the_session_have_a_bonus_by_their_weight(mode: str, heads: int):
+    table, states, weights = _table(heads), tf.constant(_states()), tf.constant(_weights())
+    bonus = np.random.default_rng(11).normal(size=(ROWS, STEPS + 1, heads)).astype(np.float32)
+    candidates = _candidates(mode)
+    spread = candidates.spread(weights).numpy()
+    expected = candidates.logits(states, _vectors(table)).numpy() + bonus[..., None] * spread[:, :, None]
+    found = candidates.logits(states, _vectors(table), tf.constant(bonus), weights).numpy()
+    is_candidate = np.broadcast_to(np.ones(spread.shape, bool) if mode == "full" else _counts() > 0, spread.shape)
+    is_candidate = np.broadcast_to(is_candidate[:, :, None], found.shape)
+    assert (spread[_counts() > 0] > 0).sum() > 5 if mode == "sampled" else (spread > 0).sum() > 5
+    assert found[is_candidate] == pytest.approx(expected[is_candidate], abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_place_tells_its_item(mode: str):
+    ids = np.where(_ids(mode) == UNKNOWN, 0, _ids(mode))
+    for place in range(ids.shape[2]):
+        found = _candidates(mode).items(tf.fill([ROWS, STEPS + 1], place)).numpy()
+        assert found.tolist() == ids[:, :, place].tolist(), place
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_weights_are_spread_over_the_places_of_their_items(mode: str):
     weights, ids = _weights(), _ids(mode)
     expected = np.zeros(ids.shape)
@@ -292,4 +315,6 @@ def test_a_batch_without_events_has_one_state():
     values = candidates.logits(tf.ones([2, 1, WIDTH]), _vectors(_table(1)))
     assert values.shape == (2, 1, 1, SAMPLED + 1)
     assert np.isfinite(candidates.log_sum_exp(values).numpy()).all()
+    assert candidates.items(tf.zeros([2, 1], tf.int32)).numpy().tolist() == [[_negatives()[0]]] * 2
+    assert candidates.items(tf.fill([2, 1], SAMPLED)).numpy().tolist() == [[0]] * 2
     assert Candidates(tf.zeros([2, 0], tf.int32), NUM_ITEMS).spread(tf.zeros([2, 1, 0])).shape == (2, 1, NUM_ITEMS - 1)

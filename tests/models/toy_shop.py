@@ -257,9 +257,9 @@ def rank_split(model: Any, examples: Artifact, split: str, folder: Path, protoco
     from models.metrics.ranking import MAX_RANK
     from models.serving import RankedPolicy
 
-    # A bound compiled function does not keep its object alive.
-    policy = RankedPolicy(model.algorithm, MAX_RANK)
-    return rank_model(policy.rank, model.vocabulary, examples, split, protocol or Protocol(), context(folder), items)
+    return rank_model(
+        RankedPolicy(model.algorithm, MAX_RANK), model.vocabulary, examples, split, protocol or Protocol(), context(folder), items
+    )
 
 
 # === One trained model for everybody ===

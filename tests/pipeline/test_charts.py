@@ -243,3 +243,36 @@ def test_names_from_outside_stay_text() -> None:
 def test_drawings_take_their_colours_from_the_page() -> None:
     drawing = charts.line_chart("t", [(1.0, 0.5)], Axis("x"), Axis("y"))
     assert not {"fill", "stroke", "style"} & {key for element in parse(drawing).iter() for key in element.attrib}
+
+
+# === What came of what was asked for ===
+
+
+def test_what_came_stands_over_what_was_asked_for() -> None:
+    x, y = Axis("asked"), Axis("came")
+    root = parse(charts.identity_chart("Returns", [(4.0, 2.0, 1.0, 3.0), (0.0, 1.0, 0.0, 2.0), (2.0, math.nan, 0.0, 1.0)], x, y))
+    # Across from 0 at 46 to 4 at 380, up from 0 at 182 to 3 at 28.
+    dots = [(float(dot.get("cx") or 0), float(dot.get("cy") or 0)) for dot in of_class(root, "dot")]
+    assert dots == [pytest.approx((46.0, 182 - 154 / 3), abs=0.06), pytest.approx((380.0, 182 - 2 * 154 / 3), abs=0.06)]
+    bounds = [(float(line.get("y1") or 0), float(line.get("y2") or 0)) for line in of_class(root, "whisker")]
+    assert bounds == [pytest.approx((182.0, 182 - 2 * 154 / 3), abs=0.06), pytest.approx((182 - 154 / 3, 28.0), abs=0.06)]
+    # Both are the same from 0 up to 3, where the upper axis ends.
+    (same,) = of_class(root, "mark")
+    ends = [float(same.get(name) or 0) for name in ("x1", "y1", "x2", "y2")]
+    assert ends == pytest.approx([46.0, 182.0, 46 + 334 * 3 / 4, 28.0], abs=0.06)
+    assert root.get("aria-label") == "Returns: 0 asked for, 1 (0 to 2); 4 asked for, 2 (1 to 3)"
+
+
+def test_without_a_common_value_there_is_no_line_of_equals() -> None:
+    root = parse(charts.identity_chart("Returns", [(10.0, 1.0, 0.9, 1.1), (20.0, 1.0, 0.9, 1.1)], Axis("asked"), Axis("came")))
+    assert of_class(root, "mark") == []
+    assert len(of_class(root, "dot")) == 2
+    assert charts.identity_chart("Returns", [], Axis("asked"), Axis("came")) == ""
+
+
+def test_long_names_leave_room_for_the_intervals() -> None:
+    root = parse(charts.interval_plot("plot", [Interval("x" * 90, 0.5, 0.2, 0.9)], Axis("value"), width=620))
+    ((left, right),) = [(float(line.get("x1") or 0), float(line.get("x2") or 0)) for line in of_class(root, "whisker")]
+    # From .2 to .9 of an axis of 200 units.
+    assert right - left == pytest.approx(0.7 / 0.8 * 200, rel=0.2)
+    assert float((root.get("viewBox") or "").split()[2]) > 90 * 6 + 200

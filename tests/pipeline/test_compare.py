@@ -165,6 +165,21 @@ def test_what_fails_is_a_row_and_the_others_go_on(root: Path, monkeypatch: pytes
     assert {row.name: bool(row.errors) for row in board.rows if row.kind == "model"} == {"bc": False, "dqn": True, "cql": False}
 
 
+def test_another_target_is_no_reason_to_train_what_has_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def run(bench: ModelBench, seed: int, scratch: Path) -> Run:
+        name: str = bench._config.algorithm.name  # type: ignore[attr-defined]
+        begun.append(name)
+        return pretend(bench, seed, scratch)
+
+    monkeypatch.setattr(ModelBench, "run", run)
+    wanted = ["targets", "baselines=[repeat_last]", "grids=[{algorithms: [bc, edt4rec]}]"]
+    compare(asked(*wanted), root)
+    compare(asked(*wanted, "simulate.target_returns=[1.0, 2.0]", "simulate.draw=true"), root)
+    assert begun == ["bc", "edt4rec", "edt4rec"]
+
+
 # === The command line ===
 
 

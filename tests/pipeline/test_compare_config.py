@@ -10,7 +10,7 @@ from models.algorithms.registry import ALGORITHMS
 from models.backbones.registry import BACKBONES
 from pipeline.compare.config import CompareConfig, Comparison, load_comparison, merged
 from pipeline.reference import explain
-from schemas.config import ConfigError
+from schemas.config import ConfigError, canonical_json
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "pipeline" / "configs" / "compare").glob("*.yaml"))
 
@@ -31,7 +31,7 @@ def load(folder: Path, *overrides: str, beneath: dict[str, Any] | None = None, *
     (folder / "compare").mkdir(exist_ok=True)
     (folder / "base.yaml").write_text(yaml.safe_dump(beneath or BASE))
     path = folder / "compare" / "family.yaml"
-    path.write_text(yaml.safe_dump({"name": "family", "base": "../base.yaml", "grids": [{"algorithms": ["bc"]}], **data}))
+    path.write_text(yaml.safe_dump({"name": "family", "base": "../base.yaml", "grids": [{"algorithms": ["bc"]}], **data}, sort_keys=False))
     return load_comparison(path, overrides)
 
 
@@ -91,6 +91,52 @@ def test_a_grid_may_change_the_trainer_and_has_a_label_then(tmp_path: Path) -> N
     assert (changed.max_epochs, changed.network.width, changed.network.backbone.dropout, changed.algorithm.discount) == (2, 32, 0.4, 0.7)
 
 
+def test_every_combination_of_varied_values_is_a_row(tmp_path: Path) -> None:
+    vary = {"algorithm.entropy_share": [None, 0.1], "algorithm.context_length": [2, 20], "max_epochs": [3]}
+    plain = {"algorithms": ["bc", "edt4rec"]}
+    grid = {"algorithms": ["edt4rec"], "backbones": ["sasrec", "gru4rec"], "seeds": [0, 1], "vary": vary}
+    found = load(tmp_path, grids=[plain, grid])
+    labels = [f"edt4rec, entropy_share {share}, context_length {length}, max_epochs 3" for share in ("null", "0.1") for length in (2, 20)]
+    assert [(model.label, model.backbone) for model in found.models[2:]] == [
+        (label, backbone) for label in labels for backbone in ("sasrec", "gru4rec")
+    ]
+    for model in found.models[2:]:
+        algorithm, settings = model.trainer.algorithm, model.settings
+        assert (algorithm.entropy_share, algorithm.context_length) == tuple(settings.values())[:2]
+        # The rest is as without it.
+        assert (algorithm.num_blocks, model.trainer.max_epochs, model.trainer.network.width) == (3, 3, 32)
+        assert model.seeds == (0, 1)
+        assert model.family == "edt4rec"
+    assert found.models[2].trainer.network.backbone.dropout == 0.4
+    assert found.models[1].settings == {}
+    assert found.num_runs == 2 + 4 * 2 * 2
+
+
+def test_what_varies_goes_before_the_grid_s_own_values(tmp_path: Path) -> None:
+    vary = {"network.width": [16, 64], "network.backbone.dropout": [0.1]}
+    own = {"trainer": {"network": {"width": 8, "copy_head": False}, "max_epochs": 2}, "label": "small"}
+    found = load(tmp_path, grids=[{"algorithms": ["sqn"], "vary": vary, **own}])
+    assert [model.label for model in found.models] == ["small, width 16, dropout 0.1", "small, width 64, dropout 0.1"]
+    for model, width in zip(found.models, (16, 64), strict=True):
+        network = model.trainer.network
+        assert (network.width, network.copy_head, network.backbone.dropout, model.trainer.max_epochs) == (width, False, 0.1, 2)
+        # The algorithm is as the base has it.
+        assert model.trainer.algorithm.discount == 0.7
+
+
+def test_keys_that_end_alike_are_written_out(tmp_path: Path) -> None:
+    vary = {"algorithm.dropout": [0.1], "network.backbone.dropout": [0.2], "xla": [True]}
+    (model,) = load(tmp_path, grids=[{"algorithms": ["edt4rec"], "vary": vary}]).models
+    assert model.label == "edt4rec, algorithm.dropout 0.1, network.backbone.dropout 0.2, xla true"
+    assert (model.trainer.algorithm.dropout, model.trainer.network.backbone.dropout) == (0.1, 0.2)
+
+
+def test_a_value_that_is_the_default_is_the_same_training(tmp_path: Path) -> None:
+    grids = [{"algorithms": ["edt4rec"]}, {"algorithms": ["edt4rec"], "vary": {"algorithm.context_length": [20, 5]}}]
+    plain, same, other = (canonical_json(model.trainer_of(0)) for model in load(tmp_path, grids=grids).models)
+    assert plain == same != other
+
+
 def test_changes_replace_values_of_the_base(tmp_path: Path) -> None:
     changes = {"trajectory_gen": {"dataset": {"num_events": 100}}, "trainer": {"max_epochs": 2, "algorithm": {"name": "cql"}}}
     found = load(tmp_path, "changes.trainer.batch_size=9", changes=changes, grids=[{}])
@@ -146,11 +192,27 @@ def test_policies_are_rolled_out_where_the_world_is_known(tmp_path: Path) -> Non
         ({"grids": [{"trainer": {"seed": 1}}]}, r"grids\.0\.trainer: seed does not belong here; it is given by `seeds`"),
         ({"grids": [{"trainer": {"network": {"backbone": {}}}}]}, r"network\.backbone does not belong here; it is given by `backbones`"),
         ({"grids": [{"trainer": {"max_epoch": 1}}]}, r"grids\.0\.trainer: .*\n  max_epoch: unknown key \(did you mean 'max_epochs'\?\)"),
+        (
+            {"grids": [{"vary": {"algorithm.discont": [1]}}]},
+            r"grids\.0\.trainer with algorithm\.discont=1: algorithm.*\n  discont: unknown key",
+        ),
+        ({"grids": [{"vary": {"network.widht": [1]}}]}, r"with network\.widht=1.*\n  network\.widht: unknown key \(did you mean 'width'"),
+        ({"grids": [{"vary": {"network.width": [0]}}]}, r"with network\.width=0.*\n  network\.width: .*greater than or equal to 1"),
+        ({"grids": [{"vary": {"network.width": []}}]}, r"grids\.0\.vary: network\.width: expected at least one value"),
+        ({"grids": [{"vary": {"network.width": 3}}]}, r"grids\.0\.vary\.network\.width: .*found 3"),
+        ({"grids": [{"vary": {"network.width": [8, 8]}}]}, r"there is a row 'sqn, width 8' on sasrec already"),
+        ({"grids": [{"vary": {"seed": [1, 2]}}]}, r"vary: seed does not belong here; it is given by `seeds`"),
+        ({"grids": [{"vary": {"algorithm": ["bc"]}}]}, r"vary: algorithm does not belong here; it is given by `algorithms`"),
+        ({"grids": [{"vary": {"network.backbone.name": ["caser"]}}]}, r"network\.backbone\.name does not belong here.*`backbones`"),
+        ({"grids": [{"vary": {"network": [{"width": 8}]}}]}, r"vary: network: expected single values, found a mapping; .*network\.KEY"),
+        ({"grids": [{"vary": {"network": [1], "network.width": [8]}}]}, r"vary: network holds network\.width; vary one of them"),
         ({"grids": [{"label": "popularity"}]}, r"a row cannot have the name of a baseline, 'popularity'"),
         ({"reference": "cq"}, r"reference: no row 'cq'.*known: bc, popularity, "),
         ({"baselines": ["popular"]}, r"baselines: unknown baseline 'popular' \(did you mean 'popularity'\?\); known: "),
         ({"baselines": ["item_knn", "item_knn"]}, r"baselines must differ from each other"),
         ({"metric": "ndgc@10"}, r"metric: unknown metric \(did you mean 'ndcg@10'\?\); known: .*purchase/ndcg@10"),
+        ({"simulate": {"target_returns": [2.0, 1, 2]}}, r"simulate\.target_returns: target returns must differ .*, found 2, 1, 2"),
+        ({"simulate": {"target_returns": [1.0, 1e400]}}, r"simulate\.target_returns\.1: .*valid number"),
         ({"metrc": "ndcg@10"}, r"metrc: unknown key \(did you mean 'metric'\?\)"),
         ({"base": "nowhere.yaml"}, r"base: no such file: .*nowhere\.yaml; it is looked for relative to .*compare"),
         ({"base": 3}, r"base: .*string.*found 3"),

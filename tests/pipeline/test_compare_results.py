@@ -18,7 +18,7 @@ from models.metrics.ranking import MAX_RANK, RankedSteps, SessionSums, sum_by_se
 from pipeline.compare.config import Comparison, load_comparison
 from pipeline.compare.page import write_page
 from pipeline.compare.results import Leaderboard, Paired, Row, leaderboard, write_leaderboard
-from pipeline.compare.runs import Run, RunStore
+from pipeline.compare.runs import Play, Run, RunStore
 from pipeline.compare.table import leaderboard_table
 
 EVIL = "<script>alert('x')</script>"
@@ -70,6 +70,25 @@ def run(heads: Mapping[str, int], seed: int = 0, values: Mapping[str, float] | N
     return Run(facts, sums, {head: returns(mean) for head, mean in (values or {}).items()})
 
 
+def asked_run(seed: int, played: Mapping[Play, float], target: float, value: float) -> Run:
+    """A finished run of a policy conditioned on a return: what it asks for by itself and earns, and what other plays earn."""
+    found = run({"policy": 2}, seed, {"policy": value})
+    rollout = {"turns": 4.0, "cut": 1, "sessions": 200}
+    facts = {
+        **found.facts,
+        "heads": {"policy": {**found.facts["heads"]["policy"], "target_return": target}},
+        "plays": {
+            play.name: {
+                "target_return": target if play.target_return is None else play.target_return,
+                "is_drawn": play.is_drawn,
+                "rollout": rollout,
+            }
+            for play in played
+        },
+    }
+    return Run(facts, found.sums, {**found.returns, **{play.name: returns(mean) for play, mean in played.items()}})
+
+
 def baseline(rank: int) -> Run:
     found = run({"baseline": rank}, 0, {"baseline": 0.7})
     return Run({**found.facts, "training": {}}, found.sums, found.returns)
@@ -82,7 +101,7 @@ def failed(why: str) -> Run:
 def comparison(folder: Path, grids: Sequence[Mapping[str, Any]], **data: Any) -> Comparison:
     (folder / "base.yaml").write_text(yaml.safe_dump({"trajectory_gen": {"dataset": {"name": "session_shop"}}}))
     path = folder / "family.yaml"
-    path.write_text(yaml.safe_dump({"name": "family", "base": "base.yaml", "grids": list(grids), **data}))
+    path.write_text(yaml.safe_dump({"name": "family", "base": "base.yaml", "grids": list(grids), **data}, sort_keys=False))
     return load_comparison(path)
 
 
@@ -241,6 +260,138 @@ def test_a_baseline_can_be_the_reference(tmp_path: Path) -> None:
     }
     assert row(board, "bc, sasrec").paired["ndcg@10"].seeds == 2
     assert row(board, "popularity").paired["ndcg@10"].seeds == 1
+
+
+# === Ways to play a policy that is conditioned on a return ===
+
+LOW, HIGH, DRAWN = Play(1.0), Play(4.0), Play(None, True)
+
+
+@pytest.fixture
+def conditioned(tmp_path: Path) -> tuple[Leaderboard, Comparison]:
+    """bc, and edt4rec that asks for 2.0 by itself and was also asked for 1.0 and 4.0, and drawn."""
+    asked = comparison(tmp_path, [{"algorithms": ["bc", "edt4rec", "dt4rec"], "seeds": [0, 1]}])
+    runs = {
+        (0, 0): run({"policy": 6}, 0, {"policy": 1.0}),
+        (0, 1): run({"policy": 6}, 1, {"policy": 1.0}),
+        (1, 0): asked_run(0, {LOW: 0.5, HIGH: 2.5, DRAWN: 1.2}, 2.0, 1.5),
+        (1, 1): asked_run(1, {LOW: 0.7, HIGH: 2.7, DRAWN: 1.4}, 2.2, 1.7),
+        (2, 0): failed("no"),
+        (2, 1): failed("no"),
+    }
+    return board_of(asked, runs, popularity=baseline(12)), asked
+
+
+def test_the_name_of_a_play_says_what_is_unusual() -> None:
+    assert [play.name for play in (Play(), LOW, DRAWN, Play(2.5, True))] == ["", "return 1", "drawn", "return 2.5, drawn"]
+
+
+def test_every_other_play_is_a_row_after_what_was_ranked(conditioned: tuple[Leaderboard, Comparison]) -> None:
+    board, _ = conditioned
+    names = [row.name for row in board.rows if row.kind != "exact"]
+    assert names == ["edt4rec", "bc", "popularity", "edt4rec [return 4]", "edt4rec [drawn]", "edt4rec [return 1]", "dt4rec"]
+    high = row(board, "edt4rec [return 4], sasrec")
+    assert (high.kind, high.target_return, high.is_drawn, high.seeds) == ("play", 4.0, False, [0, 1])
+    assert high.rollout == {"turns": 4.0, "cut": 2, "sessions": 400}
+    assert set(high.metrics) == {"return"}
+    noise = returns(0.0).values()["return"]
+    assert high.metrics["return"][0] == pytest.approx(2.6 + noise)
+    assert high.by_seed[1]["return"] == pytest.approx(2.7 + noise)
+    assert (high.against, high.paired["return"].value) == ("bc, sasrec", pytest.approx(1.6))
+    # By itself it asks for what the logs had, which may differ by a little from seed to seed.
+    assert row(board, "edt4rec, sasrec").target_return == pytest.approx(2.1)
+    drawn = row(board, "edt4rec [drawn], sasrec")
+    assert (drawn.target_return, drawn.is_drawn) == (pytest.approx(2.1), True)
+    assert row(board, "bc, sasrec").target_return is None
+
+
+def test_a_play_is_no_reference(conditioned: tuple[Leaderboard, Comparison], tmp_path: Path) -> None:
+    asked = comparison(tmp_path, [{"algorithms": ["bc", "edt4rec"]}], reference="edt4rec")
+    board = board_of(asked, {(0, 0): run({"policy": 6}, 0, {"policy": 1.0}), (1, 0): asked_run(0, {LOW: 0.5}, 2.0, 1.5)})
+    assert row(board, "bc, sasrec").paired["return"].value == pytest.approx(1.0 - 1.5)
+    assert row(board, "edt4rec [return 1], sasrec").paired["return"].value == pytest.approx(0.5 - 1.5)
+
+
+def test_the_page_draws_what_came_against_what_was_asked_for(conditioned: tuple[Leaderboard, Comparison], tmp_path: Path) -> None:
+    board, asked = conditioned
+    write_page(board, asked, tmp_path / "leaderboard.html")
+    found = Page(tmp_path / "leaderboard.html")
+    labels = [attributes.get("aria-label") or "" for tag, attributes in found.tags if tag == "svg"]
+    # One of several is drawn, so there is one target of that kind and nothing to draw a line through.
+    (label,) = [label for label in labels if label.startswith("Returns of")]
+    noise = returns(0.0).values()["return"]
+    for wanted, value in (("1", 0.6), ("2.1", 1.6), ("4", 2.6)):
+        assert f"{wanted} asked for, {value + noise:.4g} (" in label
+    assert "asked for return of a session" in found.text
+    # Where nobody was asked for anything there is neither chart nor column.
+    plain = comparison(tmp_path, [{"algorithms": ["bc"]}])
+    write_page(board_of(plain, {(0, 0): run({"policy": 6}, 0, {"policy": 1.0})}), plain, tmp_path / "plain.html")
+    assert "asked for return" not in Page(tmp_path / "plain.html").text
+
+
+def test_plays_are_in_the_files_and_on_the_terminal(conditioned: tuple[Leaderboard, Comparison], tmp_path: Path) -> None:
+    board, _ = conditioned
+    write_leaderboard(board, tmp_path)
+    with (tmp_path / "leaderboard.csv").open(encoding="utf-8", newline="") as stream:
+        lines = {line["model"]: line for line in csv.DictReader(stream)}
+    high = lines["edt4rec [return 4], sasrec"]
+    assert (high["kind"], high["target_return"], high["is_drawn"], high["ndcg@10"]) == ("play", "4.0", "0", "")
+    assert lines["edt4rec [drawn], sasrec"]["is_drawn"] == "1"
+    assert lines["bc, sasrec"]["target_return"] == ""
+    plain = json.loads((tmp_path / "leaderboard.json").read_text())["rows"]
+    assert [one["target_return"] for one in plain if one["name"] == "edt4rec [return 1]"] == [1.0]
+    assert "edt4rec [return 4]" in shown(board, 400)
+
+
+def test_a_run_keeps_its_plays(tmp_path: Path) -> None:
+    store, wanted = RunStore(tmp_path / "runs"), asked_run(0, {LOW: 0.5, DRAWN: 1.2}, 2.0, 1.5)
+    store.write("a" * 64, wanted)
+    found = store.find("a" * 64)
+    assert found is not None
+    assert list(found.sums) == ["policy"]
+    assert {name: sums.values() for name, sums in found.returns.items()} == {name: s.values() for name, s in wanted.returns.items()}
+
+
+# === Varied settings ===
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> tuple[Leaderboard, Comparison]:
+    """A model with two settings of two and three values, of which one failed; what is better has the greater values."""
+    vary = {"network.width": [8, 16], "algorithm.discount": [0.5, 0.9, 0.0]}
+    asked = comparison(tmp_path, [{"algorithms": ["bc"]}, {"algorithms": ["sqn"], "label": EVIL, "vary": vary}])
+    runs = {(0, 0): run({"policy": 6}, 0, {"policy": 1.0})}
+    for place, rank in enumerate((4, 3, 5, 2, 1), start=1):
+        runs[place, 0] = run({"policy": rank, "values": 9}, 0, {"policy": 1.0 + place, "values": 0.0})
+    runs[6, 0] = failed("no")
+    return board_of(asked, runs), asked
+
+
+def test_rows_know_their_settings(swept: tuple[Leaderboard, Comparison], tmp_path: Path) -> None:
+    board, _ = swept
+    best = board.rows[0]
+    assert best.name == f"{EVIL}, width 16, discount 0.9"
+    assert (best.family, best.settings) == (EVIL, {"network.width": 16, "algorithm.discount": 0.9})
+    write_leaderboard(board, tmp_path)
+    with (tmp_path / "leaderboard.csv").open(encoding="utf-8", newline="") as stream:
+        lines = {line["model"]: line for line in csv.DictReader(stream)}
+    assert (lines[best.title]["setting network.width"], lines[best.title]["setting algorithm.discount"]) == ("16", "0.9")
+    assert lines["bc, sasrec"]["setting network.width"] == ""
+
+
+def test_the_page_has_settings_down_and_across(swept: tuple[Leaderboard, Comparison], tmp_path: Path) -> None:
+    board, asked = swept
+    write_page(board, asked, tmp_path / "leaderboard.html")
+    found = Page(tmp_path / "leaderboard.html")
+
+    def cell(place: int) -> str:
+        value, low, high = row(board, f"{asked.models[place].label}, sasrec").metrics["ndcg@10"]
+        return f"{value:.4f} {low:.4f}–{high:.4f}"
+
+    # Numbers by size; of width 16 and discount 0 the training failed.
+    header = "network.width algorithm.discount 0.0 algorithm.discount 0.5 algorithm.discount 0.9"
+    assert f"{EVIL}: ndcg@10 {header} 8 {cell(3)} {cell(1)} {cell(2)} 16 – {cell(4)} {cell(5)} {EVIL}: return {header} 8 " in found.text
+    assert "<script" not in found.source
 
 
 # === Failures, and comparisons that are not finished ===

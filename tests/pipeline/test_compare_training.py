@@ -16,13 +16,18 @@ from components.evaluation import Protocol, rank_model
 from components.model_io import LoadedModel, ModelConfig, build_model
 from components.trainer.loop import SeedSeries, Trainable, TrainingLoop, frameworks
 from components.trajectory_gen.vocabulary import read_vocabulary
+from models.algorithms.base import Condition
 from models.algorithms.registry import ALGORITHMS
 from models.frameworks import tf
 from models.metrics.ranking import MAX_RANK, sum_by_session
+from models.ranking import draw
 from models.serving import RankedPolicy
+from models.simulators.rollout import Visitors, roll_out
 from models.simulators.session_shop import SessionShop, SessionShopConfig
 from models.targets import copy_variables
-from pipeline.compare.training import ONLY_HEAD, Judgement, ModelBench, Simulation, run_baselines
+from pipeline.compare.config import SimulateConfig
+from pipeline.compare.runs import Play
+from pipeline.compare.training import ONLY_HEAD, Judgement, ModelBench, Simulation, plays_of, run_baselines
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 toy = import_module("toy_shop")
@@ -56,8 +61,8 @@ def config(name: str, **changes: Any) -> Any:
     )
 
 
-def judgement(data: tuple[Artifact, Artifact], simulated: bool = False) -> Judgement:
-    simulation = Simulation(SHOP, num_sessions=40, seed=0, discount=1.0, max_turns=6) if simulated else None
+def judgement(data: tuple[Artifact, Artifact], simulated: bool = False, plays: tuple[Play, ...] = ()) -> Judgement:
+    simulation = Simulation(SHOP, num_sessions=40, seed=0, discount=1.0, max_turns=6, plays=plays) if simulated else None
     return Judgement(
         examples=data[0],
         vocabulary=read_vocabulary(data[1]),
@@ -150,7 +155,7 @@ def test_a_run_measures_every_head_and_its_return(data: tuple[Artifact, Artifact
     model = alone(tmp_path / "alone", seeded(settings, 1), data)
     for head in ("policy", "values"):
         policy = RankedPolicy(model.algorithm, MAX_RANK, head=head)
-        steps = rank_model(policy.rank, model.vocabulary, data[0], "test", Protocol(), toy.context(tmp_path))
+        steps = rank_model(policy, model.vocabulary, data[0], "test", Protocol(), toy.context(tmp_path))
         assert run.sums[head].values() == pytest.approx(sum_by_session(steps).values())
         returned = run.returns[head].values()["return"]
         assert 0.0 <= returned <= 5.0
@@ -163,6 +168,68 @@ def test_a_run_measures_every_head_and_its_return(data: tuple[Artifact, Artifact
     assert run.facts["counts"]["sessions"] == 16
     assert run.facts["trainer"]["seed"] == 1
     bench.close()
+
+
+def told(model: LoadedModel, play: Play) -> Any:
+    """A policy conditioned on a return in the simulated shop, asked about every visitor at every turn with all that is known."""
+
+    def show(visitors: Visitors) -> Any:
+        # The vocabulary has the shop's names in its order, so id i + 1 is item i, and 0 what is behind the last.
+        empty = ((0, 0), (0, 1 if not visitors.history.shape[1] else 0))
+        items = tf.constant(np.pad(visitors.history + 1, empty), tf.int32)
+        rewards = tf.constant(np.pad(visitors.reward, empty), tf.float32)
+        target = tf.fill([len(visitors.session)], float("nan") if play.target_return is None else play.target_return)
+        states = model.algorithm.final_states(items, tf.constant(visitors.length, tf.int32), Condition(target, rewards))
+        ranking = model.algorithm.rank(states, items, toy.NUM_ITEMS - 1)
+        chosen = draw(ranking, tf.constant(visitors.uniform, tf.float32)) if play.is_drawn else ranking.item_id[:, 0]
+        return chosen.numpy().astype(np.int64) - 1
+
+    return show
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_policy_is_played_with_rewards_and_as_it_is_asked(
+    data: tuple[Artifact, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Shaken, so that something depends on the return after so little training.
+    monkeypatch.setattr(ModelBench, "_as_served", lambda _, algorithm, __: toy.shake(algorithm))
+    settings, plays = config("edt4rec", max_steps=1), (Play(0.1), Play(9.0), Play(None, True))
+    bench = ModelBench(settings, (0,), judgement(data, simulated=True, plays=plays), SilentProgress())
+    run = bench.run(0, toy.context(tmp_path / "bench").scratch)
+    assert run.error is None
+    assert list(run.returns) == ["policy", "return 0.1", "return 9", "drawn"]
+    assert list(run.sums) == ["policy"]
+    model = alone(tmp_path / "alone", settings, data)
+    toy.shake(model.algorithm)
+    found = {}
+    for play, name in zip((Play(), *plays), run.returns, strict=True):
+        played = roll_out(SHOP, told(model, play), 40, seed=0, max_turns=6)
+        np.testing.assert_allclose(run.returns[name].numerators[:, 0], played.returns, err_msg=name)
+        found[name] = played
+        facts = run.facts["plays"][name] if name in run.facts["plays"] else run.facts["heads"]["policy"]
+        assert facts["rollout"] == {"turns": played.turns.mean(), "cut": played.is_cut.sum(), "sessions": 40}
+        assert facts["target_return"] == pytest.approx(play.target_return or model.algorithm.default_target.numpy()[0])
+    # What is asked for matters, and so does whether it is drawn.
+    assert (found["return 0.1"].returns != found["return 9"].returns).any()
+    assert (found["drawn"].returns != found["policy"].returns).any()
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_what_is_asked_for_changes_nothing_for_other_policies(data: tuple[Artifact, Artifact], tmp_path: Path) -> None:
+    runs = []
+    for number, plays in enumerate(((), (Play(1.0), Play(None, True)))):
+        bench = ModelBench(config("bc", max_steps=2), (0,), judgement(data, simulated=True, plays=plays), SilentProgress())
+        runs.append(bench.run(0, toy.context(tmp_path / str(number)).scratch))
+    assert list(runs[0].returns) == list(runs[1].returns) == ["policy"]
+    np.testing.assert_array_equal(runs[0].returns["policy"].numerators, runs[1].returns["policy"].numerators)
+    assert "plays" not in runs[1].facts
+    assert "target_return" not in runs[1].facts["heads"]["policy"]
+
+
+def test_every_target_is_played_both_ways() -> None:
+    assert plays_of(SimulateConfig()) == ()
+    assert plays_of(SimulateConfig(target_returns=(1.0, 3.0))) == (Play(1.0), Play(3.0))
+    assert plays_of(SimulateConfig(target_returns=(1.0,), draw=True)) == (Play(1.0), Play(None, True), Play(1.0, True))
 
 
 @pytest.mark.usefixtures("eagerly")

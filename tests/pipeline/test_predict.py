@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli import _rewards, app
 from pipeline.predict import PredictError, find_model, predict_lines, predict_one
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
@@ -201,3 +203,42 @@ def test_too_many_items_are_an_error_before_anything_is_answered(k: int, model: 
 def test_answers_do_not_depend_on_where_the_model_lies(model: Path, tmp_path: Path):
     shutil.copytree(model, tmp_path / "copy" / "5")
     assert predict_one(tmp_path / "copy", ["item-3"], [], K) == predict_one(model, ["item-3"], [], K)
+
+
+# === Returns ===
+
+
+def test_a_model_that_is_not_conditioned_on_a_return_says_so(model: Path):
+    for target, reward, what in ((3.0, None, "--target-return"), (None, [0.2], "--reward-history")):
+        with pytest.raises(
+            PredictError, match=rf"^{what}: the model in .* is not conditioned on a return, .* 'serving_return' \(found serv"
+        ):
+            predict_one(model, ["item-3"], [], 3, target, reward)
+    with pytest.raises(PredictError, match=r"^line 2: target_return: the model in .* is not conditioned on a return"):
+        _lines(model, [{"item_history": ["item-3"]}, {"item_history": ["item-3"], "target_return": 1}])
+    # Nothing is asked for.
+    (found,) = _lines(model, [{"item_history": ["item-3"], "target_return": None, "reward_history": None}])
+    assert found["item_id"] == [item for item, _ in predict_one(model, ["item-3"], [], 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target-return", "3"], "--target-return: goes with --history"),
+        (["--reward-history", "3"], "--reward-history: goes with --history"),
+        (["--history", "item-3", "--reward-history", "much"], "--reward-history: expected numbers separated by commas, found 'much'"),
+        (["--history", "item-3", "--reward-history", "1,1"], "--reward-history: 2 rewards for 1 items; expected one for each"),
+        (["--history", "item-3,item-4", "--reward-history", "1,inf"], "--reward-history: expected a finite number, found inf"),
+        (["--history", "item-3", "--target-return", "nan"], "--target-return: expected a finite number, found nan"),
+        (["--history", "item-3", "--target-return", "3"], "is not conditioned on a return"),
+    ],
+)
+def test_bad_options_are_told_with_their_names(arguments: list[str], message: str, model: Path):
+    done = CliRunner().invoke(app, ["predict", "--model", str(model), *arguments])
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_places_between_commas_may_be_empty():
+    assert _rewards("0.2,, 1") == [0.2, None, 1.0]
+    assert _rewards(" ") == []

@@ -141,6 +141,30 @@ def example_validator(anomalies: tuple[dict[str, Any], ...] = ()) -> Outputs:
     return {"anomalies": ("ExampleAnomalies", {**properties, "blessed": 0 if anomalies else 1}, {})}
 
 
+def relabeller(is_on: bool = False) -> Outputs:
+    if not is_on:
+        return {"relabelled": ("Examples", {"relabelled": False}, {}), "q_function": ("Model", {}, {})}
+    quantiles = [[0.0, 0.2, 0.2], [0.5, 1.0, 1.5], [1.0, 4.0, 5.0]]
+    examples = {
+        "relabelled": True,
+        "discount": 1.0,
+        "events": 6_000,
+        "raised": 2_400,
+        "raised_share": 0.4,
+        "with_next_state": 4_800,
+        "replaced": 1_200,
+        "replaced_share": 0.25,
+        "mean": [1.25, 1.75],
+        "mean_raise_of_raised": 1.25,
+        "greatest": [4.0, 5.0],
+        "value": [0.1, 3.5],
+        "quantiles": quantiles,
+        "curve": [[share / 4, share, share + share / 4] for share in range(5)],
+    }
+    values = {"algorithm": {"name": "cql", "conservatism": 1.0, "discount": 1.0}}
+    return {"relabelled": ("Examples", examples, {}), "q_function": ("Model", values, {})}
+
+
 def trainer() -> Outputs:
     model = {
         "algorithm": {"name": "sqn", "discount": 0.5},
@@ -167,6 +191,33 @@ def trainer() -> Outputs:
     ]
     epochs = [{"epoch": e, "step": e * 100, "ndcg@10": v, "purchase/ndcg@10": v + 0.1} for e, v in ((1, 0.35), (2, 0.38), (3, 0.37))]
     return {"model": ("Model", model, {}), "model_run": ("ModelRun", run, {"history.json": {"steps": steps, "epochs": epochs}})}
+
+
+def online_tuner(tuned: bool = True) -> Outputs:
+    model = trainer()["model"]
+    if not tuned:
+        return {"model": model, "tuning_run": ("ModelRun", {"tuned": 0}, {"history.json": {"rounds": [], "evaluations": []}})}
+    evaluations = [
+        {"round": r, "update": 64 * r, "return": [v, v - 0.1, v + 0.1], "click_rate": [0.3, 0.2, 0.4], "gain": [v - 1.5, v - 1.6, v - 1.4]}
+        for r, v in ((0, 1.5), (5, 1.9), (7, 1.8))
+    ]
+    rewards = {"return": 1.6, "return_low": 1.5, "return_high": 1.7, "click_rate": 0.3, "click_rate_low": 0.2, "click_rate_high": 0.4}
+    rounds = [
+        {"round": r, "step": 900 * r, **rewards, "cross_entropy": 5.0, "health/temperature": 0.1, "buffer_return": 2.0} for r in range(1, 8)
+    ]
+    run = {
+        "tuned": 1,
+        "rounds": 7,
+        "updates": 448,
+        "sessions": 7_168,
+        "stopped": f"the reward dropped {EVIL}",
+        "dropped": 1,
+        "floor": 1.38,
+        "offline": evaluations[0],
+        "kept": evaluations[1],
+        "simulator": {"name": "session_shop"},
+    }
+    return {"model": model, "tuning_run": ("ModelRun", run, {"history.json": {"rounds": rounds, "evaluations": evaluations}})}
 
 
 def metrics(value: float) -> dict[str, list[float]]:
@@ -248,7 +299,9 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "schema_gen": {"schema": ("Schema", {"features": ["item_id"]}, {})},
         "example_validator": example_validator(),
         "neighbour_gen": {"neighbours": ("Neighbours", {"records": 7_000, "pairs": 12, "items_with_neighbours": 5, "num_items": 11}, {})},
+        "relabeller": relabeller(),
         "trainer": trainer(),
+        "online_tuner": online_tuner(tuned=blessed),
         "evaluator": evaluator(blessed),
         "exporter": exporter(),
         "infra_validator": infra_validator(),
@@ -355,6 +408,23 @@ def test_what_stands_in_the_logs_stays_text(make_run: MakeRun, tmp_path: Path) -
     assert "view␛[31m" in page.text
 
 
+def test_relabelled_returns_are_shown_beside_the_logged_ones(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete() | {"relabeller": relabeller(is_on=True)}), tmp_path)
+    assert "raised 2,400 of 6,000 returns (40.0 %)" in page.text
+    assert "replaced by a value 1,200 of 4,800 events that have a next state (25.0 %)" in page.text
+    assert "mean return 1.75, was 1.25" in page.text
+    assert "as logged 0.2000 1.0000 4.0000 relabelled 0.2000 1.5000 5.0000" in page.text
+    assert "Quantiles of the relabelled returns by those of the logged ones" in page.text
+    assert "could not be made" not in page.text
+    assert "relabelling" in page.ids()
+
+
+def test_returns_as_logged_have_no_section(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    assert "relabelling" not in page.ids()
+    assert "relabeller off cached" in page.text or "relabeller off executed" in page.text
+
+
 def test_quarantine_shows_reasons_and_samples(make_run: MakeRun, tmp_path: Path) -> None:
     page = report(make_run(complete()), tmp_path)
     assert "37 rows of 10,000 (0.37 %); more than 1.00 % fail the run" in page.text
@@ -370,7 +440,7 @@ def test_a_failed_run_shows_its_error_first_and_all_that_exists(make_run: MakeRu
     assert f"trajectory_gen failed too many bad rows: {EVIL}" in page.text
     assert "The run ended before the remaining 9,963 rows were divided further" in page.text
     assert "Not pushed: the run failed before pusher" in page.text
-    assert page.text.count("not run") == 9
+    assert page.text.count("not run") == 10
     assert [name for name in page.ids() if name in ("rows", "splits", "training", "evaluation", "serving", "provenance")] == [
         "rows",
         "provenance",
@@ -416,8 +486,8 @@ def test_a_run_that_ended_early_has_no_verdict(make_run: MakeRun, tmp_path: Path
 def test_steps_show_status_time_and_what_they_say_of_themselves(make_run: MakeRun, tmp_path: Path) -> None:
     page = report(make_run(complete()), tmp_path)
     assert "trajectory_gen 10,000 rows, 37 quarantined, 7,948 events in 2,715 trajectories, 400 items executed 1.5 s" in page.text
-    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 15.0 s" in page.text
-    assert "1 executed, 9 cached 82.5 s" in page.text
+    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 16.5 s" in page.text
+    assert "1 executed, 10 cached 99.0 s" in page.text
 
 
 def test_splits_show_shares_and_times(make_run: MakeRun, tmp_path: Path) -> None:
@@ -498,7 +568,7 @@ def test_a_section_that_cannot_be_made_leaves_the_others(make_run: MakeRun, tmp_
     steps = complete()
     del steps["trajectory_gen"]["examples"][1]["splits"]["train"]["role_events"]
     result = make_run(steps)
-    (result.steps[5].outputs["model_run"].path / "history.json").unlink()
+    (result.steps[6].outputs["model_run"].path / "history.json").unlink()
     page = report(result, tmp_path)
     assert "could not be made: training: FileNotFoundError" in page.text
     assert "could not be made: splits: UndefinedError" in page.text
@@ -522,3 +592,23 @@ def test_importing_the_report_imports_neither_frameworks_nor_templates(repositor
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert found.stdout.strip() == "[]"
+
+
+def test_online_tuning_is_drawn_with_its_intervals(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    for words in (
+        "Online tuning",
+        "1.900",
+        "1.800 to 2.000; 1.500 before tuning",
+        "7,168 sessions",
+        "5 (kept) 320",
+        "Loss: cross_entropy",
+    ):
+        assert words in page.text, words
+    captions = ("Return of a session without exploration", "Click rate while exploring", "Temperature: weight of the entropy")
+    assert all(caption in page.text for caption in captions)
+
+
+def test_there_is_no_section_on_tuning_where_it_is_off(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete(blessed=False)), tmp_path)
+    assert "Online tuning" not in page.text

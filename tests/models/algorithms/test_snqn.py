@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.algorithms.value_based import UniformNegatives, Values
+from models.algorithms.value_based import Best, UniformNegatives
 from models.frameworks import tf
 from models.sampling import Seed
 
@@ -44,12 +44,11 @@ def test_the_td_loss_is_that_of_a_slow_computation(softmax: str, q_weight: float
 
 
 def test_the_worked_example_of_a_negative_has_the_published_loss():
-    # The online network says [.1, .4, -.2] of the state, the target network [.05, .35, -.1]: it values item 2, the target is
+    # The online network says [.1, .4, -.2] of the state, the target network [.05, .35, -.1]: item 2 is worth .35, the target is
     # .5 * .35 = .175, and the loss of item 3 is .5 * (.175 + .2)^2 = .0703125.
     algorithm = slow.few_items("snqn", 3, discount=0.5, num_negatives=1)
-    online, target = tf.constant([[[[0.1, 0.4, -0.2]]] * 2]), tf.constant([[[[0.05, 0.35, -0.1]]] * 2])
-    found = Values(None, None, None, None, tf.reshape(online, [1, 2, 1, 3]), tf.reshape(target, [1, 2, 1, 3]))
-    loss = algorithm.negative_td(found, tf.constant([[[-0.2]]]), tf.ones([1, 1, 1]))
+    best = Best(online=tf.fill([1, 2, 1], 0.4), target=tf.fill([1, 2, 1], 0.35))
+    loss = algorithm.negative_td(best, tf.constant([[[-0.2]]]), tf.ones([1, 1, 1]))
     assert loss.numpy() == pytest.approx(np.array([[0.0703125]]), rel=1e-5)
 
 

@@ -108,6 +108,19 @@ def test_values_of_the_same_items_in_every_state_are_theirs_among_all(copy: bool
     assert found == pytest.approx(_slow(head)[..., items], rel=1e-4, abs=1e-5)
 
 
+@HEADS
+@COPY
+def test_values_of_one_item_of_every_state_are_theirs_among_all(copy: bool, heads: int):
+    # Items that are in the session, those that come later, others; and with weights for the heads.
+    head, state = _head(heads, copy), _state(_head(heads, copy))
+    chosen = np.random.default_rng(4).integers(1, NUM_ITEMS, (ROWS, STEPS + 1)).astype(np.int32)
+    expected = np.take_along_axis(_slow(head), chosen[:, :, None, None], axis=3)[..., 0]
+    assert head.of_one(state, tf.constant(SESSIONS), tf.constant(chosen)).numpy() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    mix = np.arange(1, heads + 1, dtype=np.float32)
+    mixed = head.of_one(state, tf.constant(SESSIONS), tf.constant(chosen), tf.constant(mix)).numpy()
+    assert mixed[..., 0] == pytest.approx(expected @ mix, rel=1e-4, abs=1e-4)
+
+
 @COPY
 @MODES
 def test_a_mixture_is_the_weighted_sum_of_the_heads(mode: str, copy: bool):

@@ -11,7 +11,7 @@ def _health(discount: float = 0.5, **changes: tf.Tensor) -> dict[str, float]:
     plain = {
         "logged": tf.constant([[[1.0], [-3.0], [99.0]]]),
         "target": tf.constant([[[1.5], [-1.0], [0.0]]]),
-        "frozen": tf.constant([[[2.0], [4.0], [99.0]]]),
+        "greatest": tf.constant([[[2.0], [4.0], [99.0]]]),
         "reward": tf.constant([[0.2, -1.0, 0.0]]),
         "mask": tf.constant([[1.0, 1.0, 0.0]]),
     }
@@ -28,8 +28,8 @@ def test_means_are_over_the_steps_that_count():
 
 
 def test_the_drift_is_the_distance_of_the_greatest_values():
-    # Greatest values 2 and 4 under the target network; 1.5 and 6 now: .5 and 2.
-    found = _health(greatest=tf.constant([[[1.5], [6.0], [0.0]]]))
+    # Greatest values 2 and 4; the target network says 1.5 and 6 of the same items: .5 and 2.
+    found = _health(frozen=tf.constant([[[1.5], [6.0], [0.0]]]))
     assert found["target_drift"] == pytest.approx(1.25)
     assert "target_drift" not in _health()
 
@@ -37,7 +37,7 @@ def test_the_drift_is_the_distance_of_the_greatest_values():
 def test_means_are_over_the_heads_too():
     # The second head says 3 and 1: mean of all four (1 - 3 + 3 + 1) / 4 = .5, mean size 2; one target for both heads.
     found = _health(
-        logged=tf.constant([[[1.0, 3.0], [-3.0, 1.0], [99.0, 99.0]]]), frozen=tf.constant([[[2.0, 0.0], [4.0, 2.0], [99.0, 99.0]]])
+        logged=tf.constant([[[1.0, 3.0], [-3.0, 1.0], [99.0, 99.0]]]), greatest=tf.constant([[[2.0, 0.0], [4.0, 2.0], [99.0, 99.0]]])
     )
     assert found["q_mean"] == pytest.approx(0.5)
     assert found["q_scale"] == pytest.approx(2.0)

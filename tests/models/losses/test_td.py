@@ -4,15 +4,19 @@ import numpy as np
 import pytest
 
 from models.frameworks import tf
-from models.losses.td import bootstrap, double_q_target, double_q_value, huber_td, squared_td
+from models.losses.td import bootstrap, double_q_value, huber_td, squared_td
 
 # One step: r = .2, discount .5, Q(s, a) = .4, the online network says [.3, .1, .5] of the next state, the target network
 # [.2, .9, .6]. The online network chooses item 2, the target network values it at .6.
 NEXT_ONLINE, NEXT_TARGET = [[[0.3, 0.1, 0.5]]], [[[0.2, 0.9, 0.6]]]
 
 
+def _double_q_target(reward: tf.Tensor, done: tf.Tensor, discount: float, next_online: tf.Tensor, next_target: tf.Tensor) -> tf.Tensor:
+    return bootstrap(reward, done, discount, double_q_value(next_online, next_target))
+
+
 def _target(done: float) -> tf.Tensor:
-    return double_q_target(tf.constant([[0.2]]), tf.constant([[done]]), 0.5, tf.constant(NEXT_ONLINE), tf.constant(NEXT_TARGET))
+    return _double_q_target(tf.constant([[0.2]]), tf.constant([[done]]), 0.5, tf.constant(NEXT_ONLINE), tf.constant(NEXT_TARGET))
 
 
 def test_the_target_network_values_the_item_that_the_online_network_chooses():
@@ -37,19 +41,19 @@ def test_every_step_of_every_session_has_its_own_target():
     online = tf.constant([[[2.0, 1.0], [0.0, 5.0]], [[-1.0, 0.0], [3.0, -3.0]]])
     target = tf.constant([[[10.0, 11.0], [20.0, 21.0]], [[30.0, 31.0], [40.0, 41.0]]])
     zero = tf.zeros([2, 2])
-    assert double_q_target(zero, zero, 1.0, online, target).numpy().tolist() == [[10.0, 21.0], [31.0, 40.0]]
+    assert _double_q_target(zero, zero, 1.0, online, target).numpy().tolist() == [[10.0, 21.0], [31.0, 40.0]]
 
 
 def test_equal_values_choose_the_first_candidate():
     # The more popular item has the lower id, and comes first.
     equal, target = tf.constant([[[1.0, 1.0]]]), tf.constant([[[3.0, 4.0]]])
-    assert double_q_target(tf.zeros([1, 1]), tf.zeros([1, 1]), 1.0, equal, target).numpy().item() == 3.0
+    assert _double_q_target(tf.zeros([1, 1]), tf.zeros([1, 1]), 1.0, equal, target).numpy().item() == 3.0
 
 
 def test_neither_the_target_nor_its_networks_get_a_gradient():
     online, target_values, value = tf.Variable(NEXT_ONLINE), tf.Variable(NEXT_TARGET), tf.Variable([[0.4]])
     with tf.GradientTape() as tape:
-        target = double_q_target(tf.constant([[0.2]]), tf.zeros([1, 1]), 0.5, online, target_values)
+        target = _double_q_target(tf.constant([[0.2]]), tf.zeros([1, 1]), 0.5, online, target_values)
         loss = squared_td(value, target)
     gradients = tape.gradient(loss, [online, target_values, value])
     assert gradients[:2] == [None, None]
@@ -74,7 +78,7 @@ def test_every_head_chooses_for_itself():
     assert double_q_value(online, target).numpy().tolist() == [[[30.0, 11.0]]]
     # r = 1, discount .5; the second batch row ends its session.
     reward, done = tf.constant([[1.0], [1.0]]), tf.constant([[0.0], [1.0]])
-    found = double_q_target(reward, done, 0.5, tf.tile(online, [2, 1, 1, 1]), tf.tile(target, [2, 1, 1, 1]))
+    found = _double_q_target(reward, done, 0.5, tf.tile(online, [2, 1, 1, 1]), tf.tile(target, [2, 1, 1, 1]))
     assert found.numpy().tolist() == [[[16.0, 6.5]], [[1.0, 1.0]]]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from models.simulators.rollout import NO_ITEM, HistoryPolicy, Visitors, exact_returns, roll_out, tabular
+from models.simulators.rollout import NO_ITEM, Histories, HistoryPolicy, Visitors, exact_returns, roll_out, tabular
 from models.simulators.session_shop import SessionShop, SessionShopConfig
 
 Ints = npt.NDArray[np.int64]
@@ -57,7 +57,14 @@ def test_a_tabular_policy_shows_items_as_often_as_it_says(shop: SessionShop) -> 
     policy = weights / weights.sum(axis=1, keepdims=True)
     states = np.full(count, 3)
     shown = tabular(policy)(
-        Visitors(np.arange(count), states, np.zeros((count, 0), np.int64), np.zeros(count, np.int64), rng.random(count))
+        Visitors(
+            session=np.arange(count),
+            state=states,
+            history=np.zeros((count, 0), np.int64),
+            length=np.zeros(count, np.int64),
+            uniform=rng.random(count),
+            reward=np.zeros((count, 0)),
+        )
     )
     frequency = np.bincount(shown, minlength=shop.num_items) / count
     assert (np.abs(frequency - policy[3]) <= 4.5 * np.sqrt(policy[3] * (1 - policy[3]) / count)).all()
@@ -160,11 +167,11 @@ def named(shop: SessionShop, items: list[int]) -> list[str]:
 
 def test_a_recommender_reads_and_shows_ids_of_its_own(shop: SessionShop) -> None:
     # Ids 1, 2, 3 are items 7, 2 and 0; all others are unknown, id 4.
-    asked: list[tuple[list[list[int]], list[int]]] = []
+    asked: list[Histories] = []
 
-    def recommend(history: Ints, length: Ints) -> Ints:
-        asked.append((history.tolist(), length.tolist()))
-        return np.full(len(length), 2)
+    def recommend(histories: Histories) -> Ints:
+        asked.append(histories)
+        return np.full(len(histories), 2)
 
     policy = HistoryPolicy(shop, named(shop, [7, 2, 0]), recommend, num_sessions=3, max_steps=3)
     visitors = Visitors(
@@ -172,17 +179,50 @@ def test_a_recommender_reads_and_shows_ids_of_its_own(shop: SessionShop) -> None
         state=np.zeros(3, np.int64),
         history=np.array([[7, 5, 0, 2], [2, NO_ITEM, NO_ITEM, NO_ITEM], [NO_ITEM] * 4]),
         length=np.array([4, 1, 0]),
-        uniform=np.zeros(3),
+        uniform=np.array([0.1, 0.2, 0.3]),
+        reward=np.array([[1.0, 0.2, 0.3, 0.4], [0.5, 0.0, 0.0, 0.0], [0.0] * 4]),
     )
     assert policy(visitors).tolist() == [2, 2, 2]
+    (seen,) = asked
     # The last three items of the first visitor; what nobody clicked is padding.
-    assert asked == [([[4, 3, 2], [2, 0, 0], [0, 0, 0]], [3, 1, 0])]
+    assert seen.item_id.tolist() == [[4, 3, 2], [2, 0, 0], [0, 0, 0]]
+    assert seen.length.tolist() == [3, 1, 0]
+    # Rewards stand with their items, and what the one that is left out brought is not lost.
+    assert seen.reward.tolist() == [[0.2, 0.3, 0.4], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert seen.earlier_reward.tolist() == [1.0, 0.0, 0.0]
+    assert seen.uniform.tolist() == [0.1, 0.2, 0.3]
+
+
+def test_a_recommender_is_told_what_the_session_has_brought(shop: SessionShop) -> None:
+    earned = np.zeros(300)
+
+    def recommend(histories: Histories) -> Ints:
+        # All sessions are asked about at first; afterwards those that have grown, which all have earned something since.
+        total = histories.reward.sum(axis=1) + histories.earlier_reward
+        assert ((total > 0) == (histories.length > 0)).all()
+        assert set(np.unique(histories.reward)) <= {0.0, 0.2, 1.0}
+        assert (histories.reward[histories.item_id == 0] == 0.0).all()
+        last = histories.item_id[np.arange(len(histories)), np.maximum(histories.length - 1, 0)]
+        return np.where(histories.length == 1, last, last % 9 + 1)
+
+    asked = HistoryPolicy(shop, shop.item_names, recommend, num_sessions=300, max_steps=2)
+
+    def watched(visitors: Visitors) -> Ints:
+        earned[visitors.session] = visitors.reward.sum(axis=1)
+        return asked(visitors)
+
+    played = roll_out(shop, watched, 300, seed=9)
+    # What a policy has seen is the return but for what came last, which is a click, a purchase or nothing.
+    last = np.round(played.returns - earned, 6)
+    assert set(last.tolist()) == {0.0, 0.2, 1.0}
+    assert earned.max() > 1.5
 
 
 def test_a_recommender_is_asked_again_when_a_history_has_grown(shop: SessionShop) -> None:
     asked: list[int] = []
 
-    def recommend(history: Ints, length: Ints) -> Ints:
+    def recommend(histories: Histories) -> Ints:
+        history, length = histories.item_id, histories.length
         assert history.shape[1] >= 1
         asked.append(len(length))
         return np.where(length > 0, history[np.arange(len(length)), np.maximum(length - 1, 0)], 1)
@@ -196,6 +236,21 @@ def test_a_recommender_is_asked_again_when_a_history_has_grown(shop: SessionShop
     assert sum(asked) <= 3 * 400
 
 
+def test_a_recommender_that_draws_is_asked_every_time_with_the_number_of_the_visitor(shop: SessionShop) -> None:
+    # A policy that draws from the shop's own states, once as a table and once as a recommender that sees histories: from the same
+    # numbers they must show the same. Only the states that a history tells apart are used: the beginning, and the rest.
+    table = np.zeros((shop.num_states, shop.num_items))
+    table[0, :4], table[1:, 4:8] = 0.25, 0.25
+
+    def recommend(histories: Histories) -> Ints:
+        return np.where(histories.length == 0, 1, 5) + (histories.uniform * 4).astype(np.int64)
+
+    policy = HistoryPolicy(shop, shop.item_names, recommend, num_sessions=500, max_steps=5, draws=True)
+    played, same = (roll_out(shop, one, 500, seed=11) for one in (policy, tabular(table)))
+    np.testing.assert_array_equal(played.returns, same.returns)
+    np.testing.assert_array_equal(played.turns, same.turns)
+
+
 def test_an_item_that_is_not_in_the_shop_is_an_error(shop: SessionShop) -> None:
     with pytest.raises(ValueError, match=r"1 items of the vocabulary are not in the shop, such as 'shoe'"):
-        HistoryPolicy(shop, [*shop.item_names, "shoe"], lambda history, length: length, 1, 5)
+        HistoryPolicy(shop, [*shop.item_names, "shoe"], lambda histories: histories.length, 1, 5)

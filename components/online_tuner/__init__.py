@@ -1,0 +1,1 @@
+"""Tunes a trained policy online, in a simulator."""

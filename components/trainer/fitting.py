@@ -1,0 +1,74 @@
+"""A model trained from a configuration: what every step that trains one shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.artifacts import Artifact, open_artifact
+from components.base import Context
+from components.model_io import LoadedModel, ModelConfig, build_model, load_model, warm_start
+from components.trainer.config import TrainerConfig
+from components.trainer.loop import LoopState, Trainable, TrainingLoop, frameworks
+from components.trajectory_gen.vocabulary import read_vocabulary
+from models.algorithms.base import Algorithm
+from models.co_visitation import Neighbours
+from models.targets import copy_variables
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training leaves behind.
+
+    Attributes:
+        algorithm: The model, with the weights that were kept.
+        config: What it is.
+        num_parameters: Weights that gradients moved.
+        state: How the training went.
+        started_from: What was taken from an earlier model, or None.
+    """
+
+    algorithm: Algorithm
+    config: ModelConfig
+    num_parameters: int
+    state: LoopState
+    started_from: Mapping[str, int] | None
+
+
+def fit(
+    config: TrainerConfig,
+    examples: Artifact,
+    vocabulary: Artifact,
+    context: Context,
+    logs: Path,
+    *,
+    relabelled: Artifact | None = None,
+    neighbours: Neighbours | None = None,
+    latest: Artifact | None = None,
+) -> Fitted:
+    """Trains a model, going on where an earlier attempt with the same scratch folder was stopped.
+
+    Args:
+        config: What is trained and how.
+        examples: Trajectories.
+        vocabulary: The catalogue.
+        context: Scratch folder and progress.
+        logs: Folder of TensorBoard's event files.
+        relabelled: Trajectories to train on in place of the train split of `examples`.
+        neighbours: Those of the items, for models that mix them in.
+        latest: The model that `warm_start_from: latest_blessed` means.
+    """
+    items = read_vocabulary(vocabulary)
+    model_config = ModelConfig(algorithm=config.algorithm, network=config.network, max_steps=examples.properties["max_length"])
+    with frameworks(config):
+        algorithm = build_model(model_config, items, config.seed, neighbours)
+        base = open_artifact(config.warm_start_from) if config.warm_start_from not in (None, "latest_blessed") else latest
+        started_from = warm_start(algorithm, load_model(base), items) if config.warm_start_from and base is not None else None
+        trainable = Trainable(LoadedModel(algorithm, model_config, items), config)
+        state = TrainingLoop(trainable, config, examples, context, logs, relabelled).run()
+    if config.mixed_precision:
+        # Evaluated in the precision it is served in.
+        trained, algorithm = algorithm, build_model(model_config, items, config.seed)
+        copy_variables(trained, algorithm)
+    return Fitted(algorithm, model_config, trainable.num_parameters, state, started_from)

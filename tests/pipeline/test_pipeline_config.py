@@ -1,0 +1,52 @@
+"""What the parts of a configuration must agree on."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.config import PipelineConfig
+from schemas.config import ConfigError, decode
+
+
+def _config(**changes: Any) -> PipelineConfig:
+    """A run in which returns are relabelled, all with the discount 1."""
+    plain = {
+        "trajectory_gen": {"dataset": {"name": "session_shop"}},
+        "relabeller": {"enabled": True},
+        "trainer": {"algorithm": {"name": "decision_transformer"}},
+    }
+    return decode(PipelineConfig, {**plain, **changes}, "run.yaml")
+
+
+def test_relabelling_is_off_unless_asked_for_and_then_agrees_by_default():
+    assert not _config(relabeller={}).relabeller.enabled
+    config = _config()
+    assert config.relabeller.enabled
+    assert config.relabeller.q_function.algorithm.name == "cql"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trajectory_gen": {"dataset": {"name": "session_shop"}, "discount": 0.9}},
+        {"relabeller": {"enabled": True, "q_function": {"algorithm": {"name": "cql", "discount": 0.9}}}},
+        {"trainer": {"algorithm": {"name": "edt4rec", "return_discount": 0.9}}},
+    ],
+)
+def test_different_discounts_are_refused_and_all_named(changes: dict[str, Any]):
+    names = r"trajectory_gen\.discount is .*, relabeller\.q_function\.algorithm\.discount is .*, trainer\.algorithm\.return_discount is"
+    with pytest.raises(ConfigError, match=names):
+        _config(**changes)
+    # Nobody compares returns with values when relabelling is off.
+    _config(**{**changes, "relabeller": {**changes.get("relabeller", {}), "enabled": False}})
+
+
+def test_the_discount_of_values_that_are_there_already_is_not_configured():
+    trajectories = {"dataset": {"name": "session_shop"}, "discount": 0.9}
+    policy = {"algorithm": {"name": "decision_transformer", "return_discount": 0.9}}
+    _config(trajectory_gen=trajectories, trainer=policy, relabeller={"enabled": True, "q_model": "models/q"})
+
+
+def test_relabelling_for_an_algorithm_without_returns_is_refused():
+    with pytest.raises(ConfigError, match="sqn is not trained on returns; relabelling is for decision_transformer"):
+        _config(trainer={"algorithm": {"name": "sqn"}})
