@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from components.server.config import ServerConfig
 from schemas import serving
 from schemas.config import from_overrides
 
-TENSORFLOW_MODEL_SERVER = "tensorflow_model_server"
 MONITORING_FILE = "monitoring_config.txt"
 
 
@@ -63,6 +63,8 @@ def serve_embedded(folder: Path, name: str, config: ServerConfig) -> None:
 
     from pipeline.console import quieten
 
+    _check_ports(config)
+
     quieten()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("longplay").setLevel(logging.INFO)
@@ -78,6 +80,19 @@ def serve_embedded(folder: Path, name: str, config: ServerConfig) -> None:
         serve(folder, name, config, ready)
     except StartError as error:
         raise ServeError(str(error)) from None
+
+
+def _check_ports(config: ServerConfig) -> None:
+    """Raises a `ServeError` for a port that is taken now, and not after a model has been loaded for it."""
+    for port, what in ((config.rest_port, ""), (config.grpc_port, " for gRPC")):
+        try:
+            kind, _, _, _, address = socket.getaddrinfo(config.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            with socket.socket(kind, socket.SOCK_STREAM) as trial:
+                # As those who listen later do it: connections that are still closing do not matter.
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind(address)
+        except OSError as error:
+            raise ServeError(f"cannot listen on {config.host}:{port}{what}: {error.strerror or error}") from None
 
 
 def model_server_arguments(binary: str, folder: Path, name: str, config: ServerConfig, scratch: Path) -> list[str]:
@@ -119,7 +134,7 @@ def model_server_arguments(binary: str, folder: Path, name: str, config: ServerC
 
 def find_model_server() -> str | None:
     """Path of TF Serving's program, where it is installed."""
-    return shutil.which(TENSORFLOW_MODEL_SERVER)
+    return shutil.which(serving.TENSORFLOW_MODEL_SERVER)
 
 
 def become_model_server(binary: str, folder: Path, name: str, config: ServerConfig) -> NoReturn:

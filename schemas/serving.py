@@ -48,6 +48,8 @@ EXAMPLES_FOLDER = "examples"
 """Beside the versions: requests to try, one of each kind."""
 TF_SERVING_VERSION = "2.16.1"
 """The release of TF Serving that has the operations of the exported models."""
+TENSORFLOW_MODEL_SERVER = "tensorflow_model_server"
+"""TF Serving's program."""
 STABLE, CANARY = "stable", "canary"
 """Labels of the version that is meant for all, and of one that is tried on some."""
 

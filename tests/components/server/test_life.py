@@ -239,7 +239,7 @@ def test_a_server_that_is_to_end_answers_what_it_has(folder: Path):
 
 def _start(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline.cli", "serve", "--embedded", *arguments]
-    return subprocess.run(command, cwd=helper.REPOSITORY, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=helper.REPOSITORY, capture_output=True, text=True, timeout=300)
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_it(folder: Path):
