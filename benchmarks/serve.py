@@ -1,12 +1,13 @@
 """Serving speed: a request from the wire to the answer, beside the arithmetic that it cannot do without.
 
-    python benchmarks/serve.py [--items 70852] [--seconds 5] [--load-seconds 0]
+    python benchmarks/serve.py [--items 70852] [--seconds 5] [--load-seconds 0] [--search]
 
 A model of the default network with random weights is exported. For batches of 1 and 64 histories: the bare product of states and
 item vectors with the best 20, in NumPy and in TensorFlow; the exported function in this process; the embedded server in a process
 of its own over gRPC and REST, with and without batching, one caller and eight. Prints a Markdown table of p50 and p99 in
-milliseconds and requests a second. With --load-seconds, eight callers ask without pause while versions change every ten seconds:
-failed requests and the server's memory.
+milliseconds and requests a second. With --search, the two ways to find the best items of a catalogue alone, all scored and blocks
+of similar items searched, on vectors in clusters of clusters, with the recall of the search. With --load-seconds, eight callers
+ask without pause while versions change every ten seconds: failed requests and the server's memory.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ import numpy as np
 from components.server.servable import Servable
 from models.algorithms.base import Catalogue, NetworkConfig
 from models.algorithms.registry import ALGORITHMS
+from models.catalogue import CatalogueLogits
+from models.clustered import AnyLogits, ClusteredLogits, ClusteredTable
 from models.frameworks import tf
+from models.item_blocks import make_blocks
 from models.serving import ServedPolicy
 
 K, WIDTH, STEPS, CALLERS = 20, 64, 50, 8
@@ -47,8 +51,12 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=70_852)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--load-seconds", type=float, default=0.0)
+    parser.add_argument("--search", action="store_true")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
+    if arguments.search:
+        search(arguments.items, arguments.seconds, rng)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "bench"
         export(arguments.items, folder / "1")
@@ -117,6 +125,42 @@ def in_process(num_items: int, history: np.ndarray, model: Path, rng: np.random.
         "TensorFlow product and top_k": lambda: bare(given),
         "exported function": lambda: servable.run(signature, inputs),
     }
+
+
+def search(num_items: int, seconds: float, rng: np.random.Generator) -> None:
+    """Scores of all items beside a search in blocks, with the normaliser that a policy needs."""
+    # Departments with ranges with items; people want what is near an item, and not exactly an item.
+    departments = rng.normal(size=(50, WIDTH))
+    ranges = departments[rng.integers(0, 50, num_items // 100)] + 0.6 * rng.normal(size=(num_items // 100, WIDTH))
+    vectors = (ranges[rng.integers(0, len(ranges), num_items)] + 0.4 * rng.normal(size=(num_items, WIDTH))).astype(np.float32)
+    states = (0.3 * vectors[rng.integers(0, num_items, 256)] + 0.2 * rng.normal(size=(256, WIDTH))).astype(np.float32)
+    begun = time.process_time()
+    blocks = make_blocks(vectors, 32)
+    print(f"{num_items:,} items in {len(blocks.item_index):,} blocks, {time.process_time() - begun:.1f} s of processor time\n")
+    whole = tf.constant(vectors)
+    exact = tf.function(lambda of: _best(CatalogueLogits(of, whole)), autograph=False)
+    bare = tf.function(lambda of: tf.math.top_k(tf.matmul(of, whole, transpose_b=True), K), autograph=False)
+    parts = [tf.constant(states[begin : begin + 64]) for begin in range(0, len(states), 64)]
+    expected = np.concatenate([exact(part)[1].numpy() for part in parts])
+    print("| | batch | callers | p50 ms | p99 ms | requests/s |\n|---|---:|---:|---:|---:|---:|")
+    for size in (1, 64):
+        given = parts[0][:size]
+        row("product and top_k", size, 1, measured([lambda given=given: bare(given)], seconds))
+        row("all items scored", size, 1, measured([lambda given=given: exact(given)], seconds))
+    table = ClusteredTable(vectors, blocks, 1)
+    for probes in (16, 32, 64, 128, 256):
+        table.look_into(probes)
+        clustered = tf.function(lambda of: _best(ClusteredLogits(of, table)), autograph=False)
+        found = np.concatenate([clustered(part)[1].numpy() for part in parts])
+        recall = np.mean([np.isin(wanted, items).mean() for wanted, items in zip(expected, found, strict=True)])
+        for size in (1, 64):
+            given = parts[0][:size]
+            name = f"{probes} blocks searched, recall@{K} {recall:.3f}"
+            row(name, size, 1, measured([lambda given=given, call=clustered: call(given)], seconds))
+
+
+def _best(logits: AnyLogits) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    return (*logits.top_k(K), logits.logsumexp())
 
 
 def measured(calls: list[Call], seconds: float) -> list[float]:

@@ -29,6 +29,7 @@ ArtifactType = Literal[
     "ServingModel",
     "InfraBlessing",
     "PushedModel",
+    "InferenceResult",
 ]
 
 MANIFEST = "manifest.json"

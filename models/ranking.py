@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from models.catalogue import CatalogueLogits
+from models.clustered import AnyLogits, ClusteredTable, logits_of
 from models.frameworks import tf
 from models.numerics import IMPOSSIBLE, TINY
 from schemas.trajectory import PAD_ITEM_ID
@@ -68,7 +69,7 @@ class CatalogueScores(NamedTuple):
         num_falling: Columns, the first ones, of items whose own score may be below what the catalogue alone gives them.
     """
 
-    logits: CatalogueLogits
+    logits: AnyLogits
     offset: tf.Tensor
     own_id: tf.Tensor
     own: tf.Tensor
@@ -106,13 +107,13 @@ def top_k(
 def policy_scores(
     state: PolicyState,
     session: tf.Tensor,
-    vectors: tf.Tensor,
+    vectors: tf.Tensor | ClusteredTable,
     num_items: int,
     copies: bool = True,
     neighbours: NeighbourTable | None = None,
 ) -> CatalogueScores:
     """Log-probabilities under the mixture; arguments as in `top_k`."""
-    logits, log_gates = CatalogueLogits(state.states, vectors[1:num_items]), state.log_gates
+    logits, log_gates = logits_of(state.states, vectors, num_items), state.log_gates
     of_session, num_falling = logits.of_items(session, num_items), 0
     if copies:
         # What is in the session has no part in the catalogue's softmax.

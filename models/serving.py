@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from models.algorithms.base import Algorithm, Condition
+from models.clustered import ClusteredTable
+from models.exploration import explored, uniform_of
 from models.frameworks import tf
 from models.item_tags import ItemTags
 from models.ranking import (
@@ -23,6 +26,8 @@ from models.ranking import (
 from schemas import serving
 from schemas.trajectory import PAD_ITEM_ID
 
+_Answer = dict[str, tf.Tensor]
+
 _ALL = 2**31 - 1
 """Items wanted where nothing is said."""
 
@@ -34,6 +39,14 @@ class Wish(NamedTuple):
     candidates: tf.Tensor
     allow_tags: tf.Tensor
     k: tf.Tensor
+
+
+class Chance(NamedTuple):
+    """What decides the chance of an answer; see `ServedPolicy.explore`."""
+
+    request_id: tf.Tensor
+    temperature: tf.Tensor
+    epsilon: tf.Tensor
 
 
 class ServedPolicy(tf.Module):
@@ -49,9 +62,17 @@ class ServedPolicy(tf.Module):
         items_file: Text file with the name of item i + 1 in line i.
         k: K.
         tags: Tags of the items; None for items without, of which a request that asks for tags gets none.
+        searched: Head to a table that is searched in place of the head's own; see `models.clustered`.
     """
 
-    def __init__(self, algorithm: Algorithm, items_file: str, k: int, tags: ItemTags | None = None):
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        items_file: str,
+        k: int,
+        tags: ItemTags | None = None,
+        searched: Mapping[str, ClusteredTable] = MappingProxyType({}),
+    ):
         super().__init__(name="served_policy")
         self._algorithm = algorithm
         self._k = k
@@ -61,9 +82,10 @@ class ServedPolicy(tf.Module):
         self.weights = algorithm.trackable()
         self.tags = tags
         # What ranking makes of the weights is made once, and not for every request.
-        self.tables = {
+        self.tables = dict(searched) | {
             head: table if isinstance(table, tf.Variable) else tf.Variable(table, trainable=False)
             for head, table in algorithm.tables().items()
+            if head not in searched
         }
         self.asset = tf.saved_model.Asset(items_file)
         whole, line = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
@@ -130,6 +152,46 @@ class ServedPolicy(tf.Module):
         autograph=False,
         input_signature=[
             tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
+            tf.TensorSpec([None], tf.string, name=serving.REQUEST_ID),
+            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
+            tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES),
+            tf.TensorSpec([None, None], tf.string, name=serving.ALLOW_TAGS),
+            tf.TensorSpec([None], tf.int32, name=serving.NUM_WANTED),
+            tf.TensorSpec([None], tf.float32, name=serving.TEMPERATURE),
+            tf.TensorSpec([None], tf.float32, name=serving.EPSILON),
+        ],
+    )
+    def explore(
+        self,
+        item_history: tf.Tensor,
+        request_id: tf.Tensor,
+        exclude: tf.Tensor = tf.constant([[""]]),
+        candidates: tf.Tensor = tf.constant([[""]]),
+        allow_tags: tf.Tensor = tf.constant([[""]]),
+        k: tf.Tensor = tf.constant([_ALL], tf.int32),
+        temperature: tf.Tensor = tf.constant([1.0]),
+        epsilon: tf.Tensor = tf.constant([0.0]),
+    ) -> dict[str, tf.Tensor]:
+        """Recommends with chance: the K best items in an order that is drawn, of which the first k are shown.
+
+        Args:
+            item_history: string [B, T'], oldest first.
+            request_id: string [B] what decides the chance; the same text gets the same answer.
+            exclude: As in `recommend`, like `candidates`, `allow_tags` and `k`.
+            temperature: float [B], or [1] for all rows; see `models.exploration.explored`.
+            epsilon: float [B], or [1] for all rows.
+
+        Returns:
+            What `recommend` returns, and `propensity` float [B, K].
+        """
+        history, length = self._session(item_history)
+        wish = Wish(exclude, candidates, allow_tags, k)
+        return self._explored(history, length, None, wish, Chance(request_id, temperature, epsilon))
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
             tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES),
         ],
     )
@@ -165,6 +227,7 @@ class ServedPolicy(tf.Module):
         return {
             serving.SERVING_DEFAULT: self.serve,
             serving.RECOMMEND: self.recommend,
+            serving.EXPLORE: self.explore,
             serving.SCORE_CANDIDATES: self.score_candidates,
             serving.SERVING_EXAMPLES: self.serving_examples,
         }
@@ -187,13 +250,37 @@ class ServedPolicy(tf.Module):
         names = self.name_table.lookup(tf.cast(ranking.item_id, tf.int64) - 1)
         return {serving.ITEM_ID: names, serving.SCORE: tf.maximum(ranking.score, NOT_RANKED)}
 
-    def _choose(self, history: tf.Tensor, length: tf.Tensor, condition: Condition | None, wish: Wish) -> dict[str, tf.Tensor]:
+    def _choose(self, history: tf.Tensor, length: tf.Tensor, condition: Condition | None, wish: Wish) -> _Answer:
+        """The best of what is left, as many as are wanted."""
+        return self._cut(self._best(history, length, condition, wish), wish.k)
+
+    def _explored(self, history: tf.Tensor, length: tf.Tensor, condition: Condition | None, wish: Wish, chance: Chance) -> _Answer:
+        """The same in an order that is drawn."""
+        ranking, rows = self._best(history, length, condition, wish), tf.shape(history)[:1]
+        request_id = tf.broadcast_to(tf.ensure_shape(chance.request_id, [None]), rows)
+        temperature, epsilon = (tf.broadcast_to(tf.ensure_shape(value, [None]), rows) for value in (chance.temperature, chance.epsilon))
+        is_item = tf.not_equal(ranking.item_id, PAD_ITEM_ID)
+        drawn = explored(ranking.score, is_item, temperature, epsilon, uniform_of(request_id, self._k))
+        ranking = Ranking(*(tf.gather(values, drawn.place, batch_dims=1) for values in ranking))
+        answer = self._cut(ranking, wish.k)
+        is_shown = tf.not_equal(answer[serving.ITEM_ID], "")
+        return {**answer, serving.PROPENSITY: tf.where(is_shown, drawn.propensity, 0.0)}
+
+    def _cut(self, ranking: Ranking, k: tf.Tensor) -> _Answer:
+        """Names of the first k [B] items."""
+        num_wanted = tf.broadcast_to(tf.ensure_shape(k, [None]), tf.shape(ranking.item_id)[:1])
+        wanted = tf.range(self._k)[None, :] < num_wanted[:, None]
+        item_id = tf.where(wanted, ranking.item_id, PAD_ITEM_ID)
+        answer = self._named(Ranking(item_id, tf.where(tf.equal(item_id, PAD_ITEM_ID), NOT_RANKED, ranking.score)))
+        return {**answer, serving.NUM_VALID: tf.reduce_sum(tf.cast(tf.not_equal(item_id, PAD_ITEM_ID), tf.int32), axis=1)}
+
+    def _best(self, history: tf.Tensor, length: tf.Tensor, condition: Condition | None, wish: Wish) -> Ranking:
+        """The K best items that a request allows."""
         states = self._algorithm.final_states(history, length, condition)
         scores = self._algorithm.scores(states, history, tables=self.tables)
         excluded = _for_rows(self._ids(tf.ensure_shape(wish.exclude, [None, None])), history)
         tags = _for_rows(tf.ensure_shape(wish.allow_tags, [None, None]), history)
         candidates = _for_rows(tf.ensure_shape(wish.candidates, [None, None]), history)
-        num_wanted = tf.broadcast_to(tf.ensure_shape(wish.k, [None]), tf.shape(history)[:1])
         has_candidates = tf.reduce_any(tf.not_equal(candidates, ""), axis=1)
 
         def of_catalogue() -> tuple[tf.Tensor, tf.Tensor]:
@@ -214,11 +301,7 @@ class ServedPolicy(tf.Module):
 
         # Masks over the whole catalogue are made only for requests that need them.
         is_plain = tf.logical_not(tf.reduce_any(has_candidates) | tf.reduce_any(tf.not_equal(tags, "")))
-        item_id, score = tf.cond(is_plain, of_catalogue, of_allowed)
-        wanted = tf.range(self._k)[None, :] < num_wanted[:, None]
-        item_id = tf.where(wanted, item_id, PAD_ITEM_ID)
-        answer = self._named(Ranking(item_id, tf.where(tf.equal(item_id, PAD_ITEM_ID), NOT_RANKED, score)))
-        return {**answer, serving.NUM_VALID: tf.reduce_sum(tf.cast(tf.not_equal(item_id, PAD_ITEM_ID), tf.int32), axis=1)}
+        return Ranking(*tf.cond(is_plain, of_catalogue, of_allowed))
 
     def _allowed(self, tags: tf.Tensor) -> tf.Tensor:
         """[B, N-1] items that a row's tags allow."""
@@ -333,6 +416,39 @@ class ReturnServedPolicy(ServedPolicy):
         """Recommends under conditions what brings a return; see `ServedPolicy.recommend` and `serve_return`."""
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._choose(history, length, condition, Wish(exclude, candidates, allow_tags, k))
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
+            tf.TensorSpec([None], tf.string, name=serving.REQUEST_ID),
+            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
+            tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES),
+            tf.TensorSpec([None, None], tf.string, name=serving.ALLOW_TAGS),
+            tf.TensorSpec([None], tf.int32, name=serving.NUM_WANTED),
+            tf.TensorSpec([None], tf.float32, name=serving.TEMPERATURE),
+            tf.TensorSpec([None], tf.float32, name=serving.EPSILON),
+            tf.TensorSpec([None], tf.float32, name=serving.TARGET_RETURN),
+            tf.TensorSpec([None, None], tf.float32, name=serving.REWARD_HISTORY),
+        ],
+    )
+    def explore(
+        self,
+        item_history: tf.Tensor,
+        request_id: tf.Tensor,
+        exclude: tf.Tensor = tf.constant([[""]]),
+        candidates: tf.Tensor = tf.constant([[""]]),
+        allow_tags: tf.Tensor = tf.constant([[""]]),
+        k: tf.Tensor = tf.constant([_ALL], tf.int32),
+        temperature: tf.Tensor = tf.constant([1.0]),
+        epsilon: tf.Tensor = tf.constant([0.0]),
+        target_return: tf.Tensor = tf.constant([math.nan]),
+        reward_history: tf.Tensor = tf.constant([[math.nan]]),
+    ) -> dict[str, tf.Tensor]:
+        """Recommends with chance what brings a return; see `ServedPolicy.explore` and `serve_return`."""
+        told = self._told(item_history, target_return, reward_history)
+        wish = Wish(exclude, candidates, allow_tags, k)
+        return self._explored(*told, wish, Chance(request_id, temperature, epsilon))
 
     @tf.function(
         autograph=False,

@@ -15,7 +15,8 @@ from components.artifacts import EXPECTED_FILE, SERVING_FOLDER, Artifact, write_
 from components.base import ComponentError, Context, Properties
 from components.exporter.config import ExporterConfig
 from components.exporter.examples import write_examples
-from components.exporter.warmup import warmup_requests, write_warmup
+from components.exporter.retrieval import choose_retrieval
+from components.exporter.warmup import sample_histories, warmup_requests, write_warmup
 from components.model_io import LoadedModel, load_model
 from components.trajectory_gen.vocabulary import ITEM
 from models.frameworks import tf
@@ -30,9 +31,11 @@ def execute(
     """Runs the step; see `components.base.Execute`."""
     model = load_model(inputs["model"])
     folder = outputs["serving_model"] / SERVING_FOLDER
+    histories = sample_histories(model, inputs["examples"])
     with context.progress.task("export"):
-        export(model, folder, config.k, read_tags(config.item_tags, model))
-    requests = warmup_requests(model, inputs["examples"], config)
+        retrieval = choose_retrieval(config.retrieval, model, histories, config.k, context.progress)
+        export(model, folder, config.k, read_tags(config.item_tags, model), retrieval.tables)
+    requests = warmup_requests(model, histories, config)
     write_warmup(folder / serving.WARMUP_FILE, requests)
     write_examples(outputs["serving_model"] / serving.EXAMPLES_FOLDER, requests)
     # What the exported function answers here; another process has to give the same.
@@ -47,21 +50,36 @@ def execute(
             "max_steps": model.config.max_steps,
             "num_items": model.algorithm.catalogue.num_items,
             "signatures": sorted(loaded.signatures),
+            "retrieval": dict(retrieval.stated),
             "warmup_requests": len(requests),
             "model": inputs["model"].digest,
         }
     }
 
 
-def export(model: LoadedModel, folder: Path, k: int, tags: Mapping[str, Sequence[int]] = MappingProxyType({})) -> None:
-    """Writes the SavedModel; `tags` are tag to items of it by id."""
+def export(
+    model: LoadedModel,
+    folder: Path,
+    k: int,
+    tags: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    tables: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Writes the SavedModel.
+
+    Args:
+        model: The policy.
+        folder: Where to.
+        k: K.
+        tags: Tag to items of it by id.
+        tables: Head to a table that is searched, in place of the head's own.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         # The file's name is kept as the asset's.
         items = Path(temporary) / "items.txt"
         items.write_text("".join(f"{name}\n" for name in model.vocabulary[ITEM].to_pylist()), encoding="utf-8")
         tagged = item_tags(tags, model.algorithm.catalogue.num_items, Path(temporary) / "tags.txt") if tags else None
         kind = ReturnServedPolicy if model.algorithm.is_return_conditioned else ServedPolicy
-        served = kind(model.algorithm, str(items), k, tagged)
+        served = kind(model.algorithm, str(items), k, tagged, tables)
         tf.saved_model.save(served, str(folder), signatures=served.signatures())
 
 

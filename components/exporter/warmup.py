@@ -44,15 +44,25 @@ def write_warmup(path: Path, requests: list[Request]) -> None:
             writer.write(log.SerializeToString())
 
 
-def warmup_requests(model: LoadedModel, examples: Artifact, config: ExporterConfig) -> list[Request]:
-    """Histories of the test split in each batch size; one of each size is empty and one holds an unknown item.
+def sample_histories(model: LoadedModel, examples: Artifact) -> list[Array]:
+    """Some sessions of the test split, items by id without padding."""
+    batches = ordered_batches(shard_files(examples, "test"), 256).take(4)
+    rows = [row[:length] for batch in batches for row, length in zip(batch.item_id.numpy(), batch.length.numpy(), strict=True)]
+    # Without a record there is still the catalogue, the most popular item first.
+    return rows or [np.array([item]) for item in range(1, min(model.algorithm.catalogue.num_items, 256))]
+
+
+def warmup_requests(model: LoadedModel, rows: list[Array], config: ExporterConfig) -> list[Request]:
+    """Histories in each batch size; one of each size is empty and one holds an unknown item.
 
     The default signature gets all of them, the others one of each size with everything that they take.
+
+    Args:
+        model: The policy.
+        rows: Histories to draw from, items by id.
+        config: Sizes and numbers.
     """
     names = np.array(["", *model.vocabulary[ITEM].to_pylist(), "(unknown)"], dtype=object)
-    rows = [row for batch in ordered_batches(shard_files(examples, "test"), 256).take(4) for row in batch.item_id.numpy()]
-    # Without a record there is still the catalogue, the most popular item first.
-    rows = rows or [np.array([item]) for item in range(1, min(len(names) - 1, 256))]
     rng = np.random.default_rng(0)
     requests = []
     for size in config.warmup_batch_sizes:
@@ -88,6 +98,12 @@ def _others(default: Mapping[str, Array], told: Mapping[str, Array], items: Arra
     plain = {**default, serving.CANDIDATES: nothing, serving.ALLOW_TAGS: nothing, serving.NUM_WANTED: np.full(size, 10, np.int32)}
     yield Request(serving.RECOMMEND, {**plain, **told})
     yield Request(serving.RECOMMEND, {**plain, serving.CANDIDATES: candidates, **told})
+    chance = {
+        serving.REQUEST_ID: np.array([f"warm-up-{row}" for row in range(size)], dtype=object),
+        serving.TEMPERATURE: np.ones(size, np.float32),
+        serving.EPSILON: np.full(size, 0.1, np.float32),
+    }
+    yield Request(serving.EXPLORE, {**plain, **chance, **told})
     yield Request(serving.SCORE_CANDIDATES, {serving.ITEM_HISTORY: history, serving.CANDIDATES: candidates, **told})
     yield Request(serving.SERVING_EXAMPLES, {serving.EXAMPLES: np.array([example(row) for row in history], dtype=object)})
 

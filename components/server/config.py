@@ -32,6 +32,13 @@ class ServerConfig(Config):
     """Rows of a request."""
     max_request_values: int = pydantic.Field(default=1 << 18, ge=1)
     """Values of each input of a request, padding included."""
+    log_folder: str | None = None
+    """Folder for a log of requests and answers, with propensities where `explore` drew them; null logs nothing. `longplay feedback`
+    and `longplay skew` read it. It holds what users looked at: keep it as safe as that."""
+    log_share: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the requests that is logged."""
+    log_file_megabytes: int = pydantic.Field(default=64, ge=1)
+    """Size from which a new file begins."""
     poll_seconds: float = pydantic.Field(default=1.0, gt=0.0)
     """How often the folder is looked at for new versions."""
     drain_seconds: float = pydantic.Field(default=10.0, ge=0.0)

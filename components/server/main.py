@@ -41,7 +41,10 @@ def serve(folder: Path, name: str, config: ServerConfig, ready: Callable[[int, i
 
 
 async def _serve(folder: Path, name: str, config: ServerConfig, ready: Callable[[int, int], None]) -> None:
-    core = Core(folder, name, config)
+    try:
+        core = Core(folder, name, config)
+    except OSError as error:
+        raise StartError(f"log_folder {config.log_folder}: {error.strerror or error}") from None
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
@@ -65,7 +68,7 @@ async def _serve(folder: Path, name: str, config: ServerConfig, ready: Callable[
     with contextlib.suppress(asyncio.CancelledError):
         await watching
     await asyncio.gather(server.stop(config.drain_seconds), runner.cleanup())
-    core.scheduler.close()
+    core.close()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(config.drain_seconds):
             await core.versions.close()

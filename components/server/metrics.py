@@ -75,14 +75,16 @@ class Metrics:
         self.waiting = Counter("longplay_waiting_requests", "Requests that wait to be run.", ("model_name",), "gauge")
         self.versions = Counter("longplay_version_available", "1 for each version that answers.", ("model_name", "version"), "gauge")
         self.load_failures = Counter("longplay_load_failures_total", "Versions that could not be loaded.", ("model_name",))
+        self.log_rows = Counter("longplay_log_rows_total", "Rows written to the log of what is served.", ("model_name",))
+        self.log_dropped = Counter("longplay_log_dropped_total", "Answers that were not logged.", ("model_name",))
         self.before_text: list[Callable[[], None]] = []
 
     def text(self) -> str:
         """All metrics, as Prometheus reads them."""
         for prepare in self.before_text:
             prepare()
-        kinds = (self.requests, self.latency, self.batch_rows, self.run_seconds, self.waiting, self.versions, self.load_failures)
-        return "".join(f"{line}\n" for kind in kinds for line in kind.lines())
+        counted = (self.requests, self.latency, self.batch_rows, self.run_seconds, self.waiting, self.versions, self.load_failures)
+        return "".join(f"{line}\n" for kind in (*counted, self.log_rows, self.log_dropped) for line in kind.lines())
 
 
 def _head(name: str, help: str, kind: str) -> Iterator[str]:

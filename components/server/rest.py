@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from components.server.core import Core, Target
+from components.server.core import REQUEST_ID_HEADER, Caller, Core, Target
 from components.server.errors import RequestError, Status, invalid
 from components.server.json_tensors import dump_answer, dump_error, inputs_of, parse_body
 from components.server.metrics import CONTENT_TYPE
@@ -59,8 +59,11 @@ class _Rest:
             raise RequestError(Status.DEADLINE_EXCEEDED, "the request did not arrive in time") from None
         body = parse_body(raw)
         target = Target(target.name, target.version, target.label, body.get("signature_name", ""))
-        answer = await self._core.predict(target, lambda signature: inputs_of(body, signature, self._core.config), deadline, "REST")
-        return _json(dump_answer(answer.outputs, "instances" in body))
+        caller = Caller.of(request.headers.get)
+        answer = await self._core.predict(target, lambda signature: inputs_of(body, signature, self._core.config), deadline, "REST", caller)
+        response = _json(dump_answer(answer.outputs, "instances" in body))
+        response.headers[REQUEST_ID_HEADER] = caller.request_id
+        return response
 
     async def status(self, request: web.Request) -> web.Response:
         target = _target(request)

@@ -15,7 +15,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from components.server.core import Core, Target
+from components.server.core import REQUEST_ID_HEADER, Caller, Core, Target
 from components.server.errors import RequestError
 from components.server.servable import Array, Servable, Signature
 from components.server.tensors import from_proto, to_proto
@@ -48,10 +48,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             return {name: from_proto(name, proto, max_values) for name, proto in request.inputs.items()}
 
         try:
-            answer = await self._core.predict(_target(request.model_spec), parse, deadline, "GRPC")
+            caller = Caller.of(dict(context.invocation_metadata() or ()).get)
+            answer = await self._core.predict(_target(request.model_spec), parse, deadline, "GRPC", caller)
         except RequestError as error:
             await _abort(context, error)
             raise
+        await context.send_initial_metadata(((REQUEST_ID_HEADER, caller.request_id),))
         response = predict_pb2.PredictResponse()
         response.model_spec.name = self._core.name
         response.model_spec.version.value = answer.version

@@ -355,6 +355,14 @@ class Algorithm(Module, ABC):
         """The head that recommends."""
         return self.heads[0]
 
+    @property
+    def searched_head(self) -> str | None:
+        """The head that recommends, where what it thinks of an item of the catalogue is one product of a state and the item's vector.
+
+        The best of such items can be searched for among similar ones. None for an algorithm that needs all scores.
+        """
+        return "policy" if self.recommender == "policy" else None
+
     def head_states(self, states: tf.Tensor, item_id: tf.Tensor, condition: Condition | None = None) -> dict[str, Any]:
         """What each head knows at every step, before it looks at the catalogue: states [B, T+1, D] -> tensors [B, T+1, ...]."""
         return {"policy": self.policy(states, item_id)}

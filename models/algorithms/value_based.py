@@ -9,7 +9,7 @@ from models.algorithms.base import Algorithm, Catalogue, Condition, Encoder, Net
 from models.algorithms.targeted import Parts, TargetedAlgorithm, TargetedConfig
 from models.batch import TrajectoryBatch
 from models.candidates import Candidates
-from models.catalogue import CatalogueLogits
+from models.clustered import logits_of
 from models.frameworks import tf
 from models.losses.health import value_health
 from models.losses.td import bootstrap
@@ -92,10 +92,14 @@ class ValueRanking(Algorithm):
             return super().scores(state, history, head, tables)
         return self.value_scores(state, history, tables)
 
+    @property
+    def searched_head(self) -> str | None:
+        return self.recommender
+
     def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         """Values of M states as ranking takes them; for one head, or a table that is a mixture of several."""
         values = state["values"]
-        logits = CatalogueLogits(values.states, tables["values"][1 : self.catalogue.num_items])
+        logits = logits_of(values.states, tables["values"], self.catalogue.num_items)
         own = logits.of_items(history, self.catalogue.num_items)
         own += tf.reduce_mean(values.bonus, axis=-1, keepdims=True) * sum_by_item(history, values.copy_weights)
         return CatalogueScores(logits, tf.zeros([tf.shape(own)[0], 1]), history, own, num_falling=tf.shape(history)[1])

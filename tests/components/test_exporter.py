@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.base import ComponentError
 from components.exporter.config import ExporterConfig
 from components.exporter.executor import execute
 from components.model_io import LoadedModel, load_model
@@ -181,7 +182,7 @@ def test_the_artifact_states_what_it_holds(exported: tuple[Path, Mapping[str, An
     assert stated["k"] == K
     assert stated["num_items"] == toy.NUM_ITEMS
     assert stated["max_steps"] == toy.MAX_STEPS
-    assert stated["signatures"] == ["recommend", "score_candidates", "serving_default", "serving_examples"]
+    assert stated["signatures"] == ["explore", "recommend", "score_candidates", "serving_default", "serving_examples"]
     assert stated["model"] == toy.trained().model.digest
 
 
@@ -201,9 +202,9 @@ def _requests(saved: Path, signature: str | None = "serving_default") -> list[di
 def test_warm_up_requests_have_every_size_an_empty_history_and_an_unknown_item(saved: Path, exported: tuple[Path, Mapping[str, Any]]):
     requests = _requests(saved)
     assert [len(request["item_history"]) for request in requests] == [1] * 4 + [3] * 4
-    # Four more of each size are for the other signatures.
-    assert exported[1]["warmup_requests"] == len(_requests(saved, None)) == 16
-    for signature, count in {"recommend": 4, "score_candidates": 2, "serving_examples": 2}.items():
+    # Five more of each size are for the other signatures.
+    assert exported[1]["warmup_requests"] == len(_requests(saved, None)) == 18
+    for signature, count in {"recommend": 4, "explore": 2, "score_candidates": 2, "serving_examples": 2}.items():
         assert len(_requests(saved, signature)) == count
     known = {name.encode() for name in NAMES} | {b""}
     for size in (1, 3):
@@ -225,7 +226,7 @@ def test_expected_answers_are_those_to_the_warm_up_requests(saved: Path, exporte
 
 
 def test_no_more_requests_than_a_server_takes():
-    with pytest.raises(ConfigError, match=r"1 to 1000 requests.*found 2016"):
+    with pytest.raises(ConfigError, match=r"1 to 1000 requests.*found 2019"):
         decode(ExporterConfig, {"warmup_batch_sizes": [1, 2, 3], "num_warmup_requests": 334}, "test")
     with pytest.raises(ConfigError, match="1 to 1000 requests"):
         decode(ExporterConfig, {"warmup_batch_sizes": []}, "test")
@@ -239,3 +240,36 @@ def test_a_model_without_a_test_split_of_records_is_exported(tmp_path: Path):
     config = ExporterConfig(k=2, warmup_batch_sizes=(1,), num_warmup_requests=1)
     execute(config, {"model": toy.trained().model, "examples": examples}, outputs, toy.context(tmp_path))
     assert (tmp_path / "serving_model" / "Format-Serving" / "saved_model.pb").is_file()
+
+
+# === Large catalogues ===
+
+
+def _searched(folder: Path, **retrieval: Any) -> Mapping[str, Any]:
+    config = ExporterConfig(k=3, warmup_batch_sizes=(1,), num_warmup_requests=1, retrieval={"block_size": 2, **retrieval})
+    run, outputs = toy.trained(), {"serving_model": folder / "serving_model"}
+    return execute(config, {"model": run.model, "examples": run.examples}, outputs, toy.context(folder))["serving_model"]
+
+
+def test_a_search_looks_into_as_few_blocks_as_find_enough_and_says_what_it_found(tmp_path: Path):
+    stated = _searched(tmp_path, method="clustered", min_recall=0.3)
+    found = stated["retrieval"]
+    # 20 items in blocks of two, of which a quarter may be looked into; the session's own items are found anyway.
+    assert (found["method"], found["blocks"], found["block_size"]) == ("clustered", 10, 2)
+    assert found["probes"] in (1, 2)
+    assert 0.3 <= found["recall@3"] <= 1.0
+    assert found["histories"] == 30
+    assert found["score_difference"] >= 0.0
+    loaded = tf.saved_model.load(str(tmp_path / "serving_model" / "Format-Serving"))
+    answer = loaded.signatures["recommend"](item_history=tf.constant([["item-3", "item-4"]]), exclude=tf.constant([NAMES[:15]]))
+    assert {item.decode() for item in answer["item_id"].numpy()[0]} < set(NAMES[15:])
+    assert answer["num_valid"].numpy().tolist() == [3]
+
+
+def test_a_search_that_finds_too_little_is_not_used(tmp_path: Path):
+    with pytest.raises(ComponentError, match=r"retrieval.method is clustered, but looking into a quarter of the blocks finds 0\.\d+ of"):
+        _searched(tmp_path, method="clustered", min_recall=1.0)
+    found = _searched(tmp_path / "auto", method="auto", clustered_from=1, min_recall=1.0)["retrieval"]
+    assert found["method"] == "exact"
+    assert "finds 0." in found["reason"]
+    assert _searched(tmp_path / "small")["retrieval"] == {"method": "exact"}

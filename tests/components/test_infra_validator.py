@@ -58,13 +58,13 @@ def test_a_good_export_is_blessed(serving_model: Path, tmp_path: Path):
     stated, files = _validate(tmp_path, serving_model)
     assert files == ["INFRA_BLESSED"]
     assert stated["blessed"] == 1
-    assert "12 warm-up requests answered as at export" in stated["reasons"][0]
+    assert "14 warm-up requests answered as at export" in stated["reasons"][0]
     assert stated["load_seconds"] > 0
     assert stated["request_milliseconds"]["first"] > 0
     assert "LookupTableFindV2" in stated["operations"]
     # Every signature was asked again and again, in the runtime of the wheel that is installed.
     assert stated["tensorflow"] == version("tensorflow")
-    assert set(stated["latency_milliseconds"]) == {"serving_default", "recommend", "score_candidates", "serving_examples"}
+    assert set(stated["latency_milliseconds"]) == {"serving_default", "recommend", "explore", "score_candidates", "serving_examples"}
     for found in stated["latency_milliseconds"].values():
         assert found["requests"] > 0
         assert 0 < found["p50"] <= found["p99"]
@@ -118,7 +118,7 @@ def test_a_model_that_takes_too_long_is_refused(serving_model: Path, tmp_path: P
 def test_a_model_whose_warm_up_requests_are_gone_is_refused(serving_model: Path, tmp_path: Path):
     shutil.copytree(serving_model, tmp_path / "model")
     (tmp_path / "model" / "Format-Serving" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"")
-    _assert_refused(_validate(tmp_path, tmp_path / "model"), "0 answers to 12 warm-up requests")
+    _assert_refused(_validate(tmp_path, tmp_path / "model"), "0 answers to 14 warm-up requests")
 
 
 # === Graphs that no server can run ===

@@ -143,6 +143,73 @@ def test_a_model_without_tags_has_nothing_for_those_who_ask_for_one(tmp_path: Pa
     assert [len(row) for row in _ask(policy, [["item-3"], ["item-3"]], allow_tags=[["even"], [""]])] == [0, K]
 
 
+# === Chance ===
+
+
+def _explored(policy: ServedPolicy, history: list[list[str]], request_id: list[str], **wishes: Any) -> list[list[tuple[str, float, float]]]:
+    """Items with scores and propensities of each row; checks what holds for every answer."""
+    given = {name: _strings(value) if isinstance(value[0], list) else tf.constant(value) for name, value in wishes.items()}
+    answer = {name: value.numpy() for name, value in policy.explore(_strings(history), tf.constant(request_id), **given).items()}
+    rows = []
+    for items, scores, propensities, count in zip(*(answer[n] for n in ("item_id", "score", "propensity", "num_valid")), strict=True):
+        assert len(set(items[:count])) == count
+        assert all(items[count:] == b"")
+        assert np.isfinite(scores).all()
+        assert all((propensities[:count] > 0) & (propensities[:count] <= 1))
+        assert all(propensities[count:] == 0)
+        rows.append([(i.decode(), float(s), float(p)) for i, s, p in zip(items[:count], scores[:count], propensities[:count], strict=True)])
+    return rows
+
+
+def test_the_order_is_drawn_from_the_best_by_the_request(policy: ServedPolicy):
+    history = [["item-3", "item-4"]]
+    (best,) = _ask(policy, history)
+    (found,) = _explored(policy, history, ["a"])
+    assert sorted(item for item, _, _ in found) == sorted(item for item, _ in best)
+    for item, score, _ in found:
+        assert score == pytest.approx(dict(best)[item], abs=1e-5)
+    # The same request gets the same answer, whoever is asked for beside it.
+    together = _explored(policy, [["item-9"], *history, *history], ["b", "a", "c"])
+    assert [item for item, _, _ in together[1]] == [item for item, _, _ in found]
+    orders = {tuple(item for item, _, _ in _explored(policy, history, [str(number)], temperature=[5.0])[0]) for number in range(20)}
+    assert len(orders) > 5
+
+
+def test_propensities_are_those_of_the_items_that_are_left(policy: ServedPolicy):
+    history, temperature, epsilon = [["item-3", "item-4"]], 2.0, 0.3
+    (found,) = _explored(policy, history, ["a"], temperature=[temperature], epsilon=[epsilon])
+    scores = np.array([score for _, score, _ in found])
+    share = np.exp((scores - scores.max()) / temperature)
+    weight = (1 - epsilon) * share / share.sum() + epsilon / len(share)
+    expected = [weight[place] / weight[place:].sum() for place in range(len(weight))]
+    assert [propensity for _, _, propensity in found] == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_chance_it_is_the_ranking(policy: ServedPolicy):
+    history = [["item-3", "item-4"], []]
+    for row, best in zip(_explored(policy, history, ["a", "b"], temperature=[0.0]), _ask(policy, history), strict=True):
+        assert [item for item, _, _ in row] == [item for item, _ in best]
+    # All chance: one in as many as are left.
+    (uniform,) = _explored(policy, [["item-3"]], ["a"], epsilon=[1.0])
+    assert [propensity for _, _, propensity in uniform] == pytest.approx([1 / (K - place) for place in range(K)], rel=1e-4)
+
+
+def test_wishes_count_where_chance_does(policy: ServedPolicy):
+    (found,) = _explored(policy, [["item-3"]], ["a"], candidates=[["item-7", "item-8", "item-9"]], exclude=[["item-8"]], epsilon=[1.0])
+    assert {item for item, _, _ in found} == {"item-7", "item-9"}
+    assert [propensity for _, _, propensity in found] == pytest.approx([0.5, 1.0])
+    # Of an order only the beginning is shown; the probabilities are those of the whole.
+    (whole,), (beginning,) = (_explored(policy, [["item-3"]], ["a"], k=[k]) for k in (K, 2))
+    assert whole[:2] == beginning
+    assert _explored(policy, [["item-3"]], ["a"], exclude=[NAMES]) == [[]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e38, -5.0, 0.0])
+def test_chance_that_makes_no_sense_is_kept_within_bounds(policy: ServedPolicy, value: float):
+    for name in ("temperature", "epsilon"):
+        assert len(_explored(policy, [["item-3", "item-4"]], ["a"], **{name: [value]})[0]) == K
+
+
 # === Scores ===
 
 
@@ -201,6 +268,16 @@ def test_what_is_no_example_is_refused(policy: ServedPolicy):
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> ServedPolicy:
     return _served(tmp_path_factory.mktemp("told"), toy.shake(toy.build("decision_transformer")), ReturnServedPolicy)
+
+
+@pytest.mark.parametrize("value", [3e38, -3e38])
+def test_a_return_beyond_all_bounds_is_answered(told: ServedPolicy, value: float):
+    # The earlier rewards of a history that is too long add up to more than a number holds.
+    history, rewards = _strings([["item-3"] * 30]), tf.fill([1, 30], value)
+    for target in (value, -value, float("nan")):
+        answer = told.recommend(history, target_return=tf.constant([target]), reward_history=rewards)
+        assert answer["num_valid"].numpy().tolist() == [K]
+        assert np.isfinite(answer["score"].numpy()).all()
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])

@@ -306,6 +306,7 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "exporter": exporter(),
         "infra_validator": infra_validator(),
         "pusher": pusher(blessed),
+        "bulk_inferrer": {"inference_result": ("InferenceResult", {"inferred": 0, "reasons": ["off"]}, {})},
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -277,6 +278,50 @@ def test_any_json_gets_an_answer_or_a_reason(server: Any, content: Any):
     status, found = server.post(content)
     assert status in (200, 400, 413), found
     assert status == 200 or found["error"]
+
+
+# === Clients that are not ours ===
+
+
+def _examples(model: Path, ending: str) -> list[Path]:
+    found = sorted((model.parent / "examples").glob(f"*{ending}"))
+    assert len(found) == 5
+    return found
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+def test_curl_gets_answers_to_the_examples_in_rows_and_in_columns(server: Any, model: Path):
+    for rows, columns in zip(_examples(model, ".rows.json"), _examples(model, ".columns.json"), strict=True):
+        found = []
+        for file in (rows, columns):
+            command = ["curl", "-s", "--fail-with-body", "-d", f"@{file}", f"{server.model_url}/labels/stable:predict"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stdout
+            found.append(json.loads(done.stdout))
+        predictions, outputs = found[0]["predictions"], found[1]["outputs"]
+        # An only output has no name.
+        by_column = outputs if isinstance(outputs, dict) else {"score": outputs}
+        by_row = [row if isinstance(row, dict) else {"score": row} for row in predictions]
+        assert by_row == [dict(zip(by_column, row, strict=True)) for row in zip(*by_column.values(), strict=True)]
+
+
+def test_the_published_stubs_get_answers_to_the_examples(channel: grpc.Channel, model: Path):
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    for file in _examples(model, ".predict_request.pb"):
+        request = predict_pb2.PredictRequest.FromString(file.read_bytes())
+        request.model_spec.name = "toy"
+        answer = stub.Predict(request, timeout=30)
+        assert answer.model_spec.signature_name == file.name.split(".")[0]
+        assert np.isfinite(tf.make_ndarray(answer.outputs["score"])).all()
+
+
+@pytest.mark.slow
+def test_saved_model_cli_runs_the_default_signature(model: Path):
+    command = [str(Path(sys.executable).with_name("saved_model_cli")), "run", "--dir", str(model), "--tag_set", "serve"]
+    inputs = ["--signature_def", "serving_default", "--input_exprs", 'item_history=[["item-3","item-4"]];exclude=[[""]]']
+    done = subprocess.run([*command, *inputs], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "item-5" in done.stdout
 
 
 # === What it tells about itself ===
