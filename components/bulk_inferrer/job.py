@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.utils.shared import Shared
@@ -73,7 +73,10 @@ class Counts:
     resumed: int = 0
 
 
-class _Loaded(NamedTuple):
+@dataclass(frozen=True)
+class _Loaded:
+    """What a worker keeps; no tuple, because those cannot be shared."""
+
     servable: Servable
     names: list[str]
 

@@ -77,7 +77,7 @@ def _infer(
 
 def _expected(serving_model: Artifact, history: list[str], exclude: list[str] | None = None) -> list[str]:
     loaded = tf.saved_model.load(str(serving_model.path / "Format-Serving"))
-    answer = loaded.signatures["recommend"](item_history=tf.constant([history]), exclude=tf.constant([exclude or [""]]))
+    answer = loaded.signatures["serving_default"](item_history=tf.constant([history]), exclude=tf.constant([exclude or [""]]))
     return [item.decode() for item in answer["item_id"].numpy()[0] if item]
 
 

@@ -261,9 +261,10 @@ def test_a_search_looks_into_as_few_blocks_as_find_enough_and_says_what_it_found
     assert found["histories"] == 30
     assert found["score_difference"] >= 0.0
     loaded = tf.saved_model.load(str(tmp_path / "serving_model" / "Format-Serving"))
-    answer = loaded.signatures["recommend"](item_history=tf.constant([["item-3", "item-4"]]), exclude=tf.constant([NAMES[:15]]))
-    assert {item.decode() for item in answer["item_id"].numpy()[0]} < set(NAMES[15:])
-    assert answer["num_valid"].numpy().tolist() == [3]
+    answer = loaded.signatures["serving_default"](item_history=tf.constant([["item-3", "item-4"]]), exclude=tf.constant([NAMES[:15]]))
+    items = {item.decode() for item in answer["item_id"].numpy()[0]}
+    assert len(items) == 3
+    assert items < set(NAMES[15:])
 
 
 def test_a_search_that_finds_too_little_is_not_used(tmp_path: Path):
