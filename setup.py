@@ -42,6 +42,8 @@ EXTRAS = {
         "psutil>=5.9",
         "ruff>=0.5",
         "types-PyYAML",
+        # Drives the page in a browser.
+        "websockets>=12",
     ],
 }
 

@@ -193,7 +193,7 @@ spec:
             limits: {memory: 4Gi}
           volumeMounts:
             # Where the versions were pushed, so that the paths in %(models_file)s hold.
-            - {name: models, mountPath: %(base_path)s, readOnly: true}
+            - {name: models, mountPath: %(base_path)s, subPath: %(name)s, readOnly: true}
       volumes:
         - name: models
           persistentVolumeClaim: {claimName: %(claim)s, readOnly: true}

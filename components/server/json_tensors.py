@@ -106,6 +106,12 @@ def _typed(name: str, values: list[Any], dtype: np.dtype[Any]) -> Array:
     for value in values:
         if not isinstance(value, kinds) or (isinstance(value, bool) and dtype.kind != "b"):
             raise invalid(f"input {name!r}: expected {dtype}, found {_short(value)}")
+    if dtype.kind in "iu":
+        # NumPy would let them wrap around.
+        limits = np.iinfo(dtype)
+        for value in values:
+            if not limits.min <= value <= limits.max:
+                raise invalid(f"input {name!r}: {_short(value)} does not fit into {dtype}")
     try:
         array = np.array(values, dtype)
     except (OverflowError, ValueError) as error:
@@ -165,5 +171,8 @@ def _texts(value: Any, as_base64: bool) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested very deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."

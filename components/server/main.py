@@ -16,7 +16,7 @@ from aiohttp import web
 from components.server.config import ServerConfig
 from components.server.core import Core
 from components.server.rest import application
-from components.server.rpc import add_services
+from components.server.rpc import RefusesWhatIsNoMessage, add_services
 
 log = logging.getLogger("longplay.serve")
 
@@ -41,13 +41,18 @@ def serve(folder: Path, name: str, config: ServerConfig, ready: Callable[[int, i
 
 
 async def _serve(folder: Path, name: str, config: ServerConfig, ready: Callable[[int, int], None]) -> None:
+    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    await serve_until(ending, folder, name, config, ready)
+
+
+async def serve_until(ending: asyncio.Event, folder: Path, name: str, config: ServerConfig, ready: Callable[[int, int], None]) -> None:
+    """Serves until the event happens; arguments and errors are those of `serve`."""
     try:
         core = Core(folder, name, config)
     except OSError as error:
         raise StartError(f"log_folder {config.log_folder}: {error.strerror or error}") from None
-    loop, ending = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
     # Loaded and warm before anybody can ask.
     first = asyncio.ensure_future(core.versions.refresh())
     await asyncio.wait([first, asyncio.ensure_future(ending.wait())], return_when=asyncio.FIRST_COMPLETED)
@@ -91,7 +96,7 @@ async def _listen_rest(core: Core) -> tuple[web.AppRunner, int]:
 async def _listen_grpc(core: Core) -> tuple[Any, int]:
     config = core.config
     options = [("grpc.max_receive_message_length", config.max_request_bytes), ("grpc.so_reuseport", 0)]
-    server = grpc.aio.server(options=options)
+    server = grpc.aio.server(options=options, interceptors=[RefusesWhatIsNoMessage()])
     add_services(server, core)
     address = f"[{config.host}]:{config.grpc_port}" if ":" in config.host else f"{config.host}:{config.grpc_port}"
     try:

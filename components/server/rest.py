@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from itertools import islice
@@ -18,10 +19,13 @@ from components.server.json_tensors import dump_answer, dump_error, inputs_of, p
 from components.server.metrics import CONTENT_TYPE
 from components.server.rpc import metadata_of, statuses
 
+log = logging.getLogger("longplay.serve")
+
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
 _MODEL = r"/v1/models/{name:[^/:]+}{selector:(?:/(?:versions|labels)/[^/:]+)?}"
 _MAX_SUGGESTIONS = 20
+_MAX_VERSION_DIGITS = 18
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
     "img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -116,8 +120,8 @@ def _target(request: web.Request) -> Target:
     _, kind, value = selector.split("/")
     if kind == "labels":
         return Target(name, label=value)
-    if not (value.isascii() and value.isdecimal()):
-        raise invalid(f"version {value!r} is no number")
+    if not (value.isascii() and value.isdecimal() and len(value) <= _MAX_VERSION_DIGITS):
+        raise invalid(f"version {value[:40]!r} is no number of at most {_MAX_VERSION_DIGITS} digits")
     return Target(name, version=int(value))
 
 
@@ -134,8 +138,16 @@ async def _errors_as_json(request: web.Request, handler: Callable[[web.Request],
     except web.HTTPRequestEntityTooLarge:
         message = f"the request is larger than the {request.client_max_size:,} bytes that the server takes"
         return _json(dump_error(RequestError(Status.REQUEST_TOO_LARGE, message)), 413)
+    except web.RequestPayloadError as error:
+        return _json(dump_error(invalid(f"the body cannot be read: {error}"[:500])), 400)
     except web.HTTPException as error:
         if error.status < 400:
             raise
         message = f"{request.method} {request.path}: {error.reason}"
         return _json(orjson.dumps({"error": message}), error.status)
+    except ConnectionError:
+        # Nobody is there any more to be told.
+        raise
+    except Exception as error:
+        log.exception("%s %s failed", request.method, request.path)
+        return _json(dump_error(RequestError(Status.INTERNAL, type(error).__name__)), 500)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -25,6 +27,29 @@ def add_services(server: Any, core: Core) -> None:
     """Adds PredictionService and ModelService to a server of `grpc.aio`."""
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(core), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(core), server)
+
+
+class RefusesWhatIsNoMessage(grpc.aio.ServerInterceptor):
+    """Tells clients that their bytes are no request, such as text that is no UTF-8; gRPC would call that an error of the server."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """The handler of a method, behind one that looks at the request first."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not inspect.iscoroutinefunction(handler.unary_unary):
+            return handler
+
+        def parse(raw: bytes) -> Any:
+            try:
+                return handler.request_deserializer(raw)
+            except DecodeError as error:
+                return error
+
+        async def answer(request: Any, context: Any) -> Any:
+            if isinstance(request, DecodeError):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no request of {handler_call_details.method}: {request}"[:500])
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, parse, handler.response_serializer)
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):

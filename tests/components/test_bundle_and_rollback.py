@@ -102,7 +102,10 @@ def test_manifests_fit_together(folder: Path):
     (container,) = pod["spec"]["containers"]
     assert container["image"] == "tensorflow/serving:2.16.1"
     assert "--model_config_file=/models/shop_1/models.config" in container["args"]
-    assert container["volumeMounts"][0]["mountPath"] == read_rollout(folder / "models.config").base_path
+    (mount,) = container["volumeMounts"]
+    assert mount["mountPath"] == read_rollout(folder / "models.config").base_path
+    # Where KServe looks by default: pvc://<claim>/<model>.
+    assert mount["subPath"] == "shop_1"
     # Names of Kubernetes have no underscore; that of the model has.
     assert deployment["metadata"]["name"] == service["metadata"]["name"] == scaler["spec"]["scaleTargetRef"]["name"] == "shop-1"
     assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models/shop_1"

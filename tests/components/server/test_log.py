@@ -14,6 +14,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from components.feedback.config import FeedbackConfig
 from components.feedback.join import join
+from components.server.main import StartError
 from models.frameworks import tf
 
 sys.path.append(str(Path(__file__).parent))
@@ -47,7 +48,7 @@ def _ask_grpc(server: Any) -> str:
 def test_what_is_served_is_logged_and_events_find_their_propensities(folder: Path, tmp_path: Path):
     histories = [["item-3", "item-4"], ["item-8", ""]]
     explore = {"item_history": histories, "request_id": ["first", "second"], "temperature": [3.0, 3.0]}
-    with helper.ServerProcess(folder, f"log_folder={tmp_path / 'log'}") as server:
+    with helper.ServerThread(folder, f"log_folder={tmp_path / 'log'}") as server:
         drawn, _ = _post(server, {"signature_name": "explore", "inputs": explore}, {})
         plain, name = _post(server, {"instances": [{"item_history": ["item-9"]}]}, {"X-Request-Id": "mine", "X-User-Id": "somebody"})
         assert name == "mine"
@@ -57,7 +58,7 @@ def test_what_is_served_is_logged_and_events_find_their_propensities(folder: Pat
         assert refused["error"]
         with pytest.raises(urllib.error.HTTPError, match="400"):
             _post(server, {"instances": [{"item_history": ["item-9"]}]}, {"X-Request-Id": "x" * 201})
-        assert server.end() == 0
+        server.end()
     (file,) = (tmp_path / "log").iterdir()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["request_id"] for row in rows] == ["first", "second", "mine", made]
@@ -78,5 +79,5 @@ def test_what_is_served_is_logged_and_events_find_their_propensities(folder: Pat
 
 def test_a_folder_that_cannot_be_written_is_an_error(folder: Path, tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(AssertionError, match=r"log_folder .*file: "):
-        helper.ServerProcess(folder, f"log_folder={tmp_path / 'file'}")
+    with pytest.raises(StartError, match=r"log_folder .*file: "):
+        helper.ServerThread(folder, f"log_folder={tmp_path / 'file'}")

@@ -58,7 +58,7 @@ class Page:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("serving") / "toy"
     shutil.copytree(helper.export_toy(tmp_path_factory.mktemp("exported")), folder / "1")
-    with helper.ServerProcess(folder) as process:
+    with helper.ServerThread(folder) as process:
         yield process
 
 

@@ -1,9 +1,13 @@
 """The protocol of TF Serving, asked of a real server: what is answered, and what is refused."""
 
+import gzip
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from importlib import import_module
@@ -43,9 +47,9 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
     for version in ("4", "17"):
         shutil.copytree(model, folder / version)
     write_rollout(Rollout("toy", str(folder), (4, 17), labels={"stable": 4, "canary": 17}), folder / "models.config")
-    with helper.ServerProcess(folder, "max_request_rows=50", "max_request_values=5000", "max_request_bytes=100000") as process:
+    with helper.ServerThread(folder, "max_request_rows=50", "max_request_values=5000", "max_request_bytes=100000") as process:
         yield process
-        assert process.process.poll() is None, process.log
+        assert process.is_running, process.log
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +114,8 @@ def test_versions_and_labels_choose(server: Any):
         status, found = server.post(body, where)
         assert status == 404
         assert message in found["error"]
-    assert server.post(body, "/versions/x:predict")[0] == 400
+    for version in ("x", "-1", "9" * 5000):
+        assert server.post(body, f"/versions/{version}:predict")[0] == 400
 
 
 def test_status_and_metadata(server: Any):
@@ -209,7 +214,42 @@ def test_wrong_tensors_are_refused(channel: grpc.Channel, inputs: dict[str, Any]
     with pytest.raises(grpc.RpcError) as caught:
         prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(_request(**inputs), timeout=30)
     assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
-    assert __import__("re").search(message, caught.value.details()), caught.value.details()
+    assert re.search(message, caught.value.details()), caught.value.details()
+
+
+EVERY_METHOD = ("PredictionService/Predict", "PredictionService/GetModelMetadata", "ModelService/GetModelStatus")
+
+
+@pytest.mark.parametrize(
+    ("raw", "methods"),
+    [
+        (b"\xff\xff\xff", EVERY_METHOD),
+        # Names of a model and of an input that are no UTF-8.
+        (b"\x0a\x04\x0a\x02\xff\xfe", EVERY_METHOD),
+        (b"\x12\x04\x0a\x02\xff\xfe", EVERY_METHOD[:1]),
+    ],
+)
+def test_bytes_that_are_no_request_are_refused(channel: grpc.Channel, raw: bytes, methods: tuple[str, ...]):
+    for method in methods:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(f"/tensorflow.serving.{method}")(raw, timeout=30)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert method in caught.value.details()
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    assert stub.Predict(_request(item_history=HISTORY), timeout=30).model_spec.version.value == 17
+
+
+def test_names_of_items_need_not_be_text(channel: grpc.Channel, signature: Any):
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    answer = stub.Predict(_request(item_history=[[b"\xff\xfe", b"\x00"]]), timeout=30)
+    items, _ = _expected(signature, [["never seen", "never seen"]], [[""]])
+    assert [[item.decode() for item in row] for row in tf.make_ndarray(answer.outputs["item_id"])] == items
+
+
+def test_a_message_beyond_the_limit_is_refused(channel: grpc.Channel):
+    with pytest.raises(grpc.RpcError) as caught:
+        prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(_request(item_history=[["x" * 200_000]]), timeout=30)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_short_deadline_is_kept(channel: grpc.Channel):
@@ -240,6 +280,20 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "unknown input": ({"inputs": {"item_history": [["a"]], "itm": [["a"]]}}, 400, "unknown inputs ['itm']"),
     "missing input": ({"inputs": {"exclude": [["a"]]}}, 400, "missing inputs ['item_history']"),
     "unknown signature": ({"signature_name": "x", "inputs": {}}, 400, "has no signature 'x'"),
+    "a number beyond int32": (
+        {"signature_name": "recommend", "inputs": {"item_history": [["a"]], "k": [2**32 + 5]}},
+        400,
+        "4294967301 does not fit into int32",
+    ),
+    "a fraction": ({"signature_name": "recommend", "inputs": {"item_history": [["a"]], "k": [1.5]}}, 400, "expected int32, found 1.5"),
+    "true": ({"signature_name": "recommend", "inputs": {"item_history": [["a"]], "k": [True]}}, 400, "expected int32, found True"),
+    "a number beyond float32": (
+        {"signature_name": "explore", "inputs": {"item_history": [["a"]], "request_id": ["r"], "temperature": [1e39]}},
+        400,
+        "too large for float32",
+    ),
+    "no example": ({"signature_name": "serving_examples", "inputs": {"examples": ["x"]}}, 400, "signature 'serving_examples': "),
+    "deep where text belongs": (b'{"inputs": {"item_history": [[{"b64": %b}]]}}' % (b"[" * 900 + b"]" * 900), 400, "expected text, found"),
     "no base64": ({"inputs": {"item_history": [[{"b64": "*"}]]}}, 400, "no base64"),
     "many values": ({"inputs": {"item_history": [["a"] * 5001]}}, 413, "5,001 values, the server takes 5,000"),
     "many rows": ({"inputs": {"item_history": [["a"]] * 51}}, 413, "51 rows, the server takes 50"),
@@ -253,6 +307,28 @@ def test_what_is_wrong_is_refused_with_a_reason(server: Any, case: str):
     status, found = server.post(body)
     assert status == expected
     assert message in found["error"]
+    assert server.post({"inputs": {"item_history": [["item-3"]]}})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(b"not gzip", 400), (gzip.compress(b'{"inputs": {"item_history": [["item-3"]]}}'), 200), (gzip.compress(b" " * 50_000_000), 413)],
+)
+def test_compressed_requests_are_read_within_the_limits(server: Any, body: bytes, expected: int):
+    request = urllib.request.Request(server.model_url + ":predict", body, {"Content-Encoding": "gzip"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            status, content = reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        status, content = error.code, json.load(error)
+    assert (status, "error" in content) == (expected, expected != 200)
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_request_harms_nobody(server: Any):
+    address = server.url.removeprefix("http://").split(":")
+    for part in (b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", b"\x00\xff\r\n\r\n", b"GET"):
+        with socket.create_connection((address[0], int(address[1])), timeout=30) as connection:
+            connection.sendall(part)
     assert server.post({"inputs": {"item_history": [["item-3"]]}})[0] == 200
 
 
