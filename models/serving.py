@@ -242,7 +242,7 @@ class ServedPolicy(tf.Module):
     def _answer(
         self, history: tf.Tensor, length: tf.Tensor, exclude: tf.Tensor, condition: Condition | None = None
     ) -> dict[str, tf.Tensor]:
-        excluded = _for_rows(self._ids(tf.ensure_shape(exclude, [None, None])), history)
+        excluded = _for_rows(serving.EXCLUDE, self._ids(tf.ensure_shape(exclude, [None, None])), history)
         states = self._algorithm.final_states(history, length, condition)
         return self._named(self._algorithm.rank(states, history, self._k, excluded, tables=self.tables))
 
@@ -278,9 +278,9 @@ class ServedPolicy(tf.Module):
         """The K best items that a request allows."""
         states = self._algorithm.final_states(history, length, condition)
         scores = self._algorithm.scores(states, history, tables=self.tables)
-        excluded = _for_rows(self._ids(tf.ensure_shape(wish.exclude, [None, None])), history)
-        tags = _for_rows(tf.ensure_shape(wish.allow_tags, [None, None]), history)
-        candidates = _for_rows(tf.ensure_shape(wish.candidates, [None, None]), history)
+        excluded = _for_rows(serving.EXCLUDE, self._ids(tf.ensure_shape(wish.exclude, [None, None])), history)
+        tags = _for_rows(serving.ALLOW_TAGS, tf.ensure_shape(wish.allow_tags, [None, None]), history)
+        candidates = _for_rows(serving.CANDIDATES, tf.ensure_shape(wish.candidates, [None, None]), history)
         has_candidates = tf.reduce_any(tf.not_equal(candidates, ""), axis=1)
 
         def of_catalogue() -> tuple[tf.Tensor, tf.Tensor]:
@@ -318,7 +318,7 @@ class ServedPolicy(tf.Module):
 
     def _scored(self, history: tf.Tensor, length: tf.Tensor, condition: Condition | None, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
         states = self._algorithm.final_states(history, length, condition)
-        ids = _for_rows(self._ids(tf.ensure_shape(candidates, [None, None])), history)
+        ids = _for_rows(serving.CANDIDATES, self._ids(tf.ensure_shape(candidates, [None, None])), history)
         scores = self._algorithm.scores(states, history, tables=self.tables)
         return {serving.SCORE: scores_of_items(scores, ids, self._num_items)}
 
@@ -331,8 +331,8 @@ class ServedPolicy(tf.Module):
         features[serving.REWARD_HISTORY] = tf.io.VarLenFeature(tf.float32)
         parsed = tf.io.parse_example(tf.ensure_shape(examples, [None]), features)
         for name in lists:
-            parsed[name] = tf.sparse.to_dense(parsed[name], "")
-        reward = tf.sparse.to_dense(parsed[serving.REWARD_HISTORY], math.nan)
+            parsed[name] = _dense(name, parsed[name], "")
+        reward = _dense(serving.REWARD_HISTORY, parsed[serving.REWARD_HISTORY], math.nan)
         width = tf.shape(parsed[serving.ITEM_HISTORY])[1]
         # As wide as the longest history, whoever gave more or fewer rewards.
         missing = tf.maximum(width - tf.shape(reward)[1], 0)
@@ -494,9 +494,23 @@ class ReturnServedPolicy(ServedPolicy):
         return tf.gather(ids, place, batch_dims=1), length, condition
 
 
-def _for_rows(values: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
+def _for_rows(name: str, values: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
     """Values [B, E], or [1, E] for all rows, as [B, E]."""
-    return tf.broadcast_to(values, [tf.shape(history)[0], tf.shape(values)[1]])
+    shape = tf.stack([tf.shape(history)[0], tf.shape(values)[1]])
+    with tf.control_dependencies([_few(name, shape)]):
+        return tf.broadcast_to(values, shape)
+
+
+def _dense(name: str, values: tf.SparseTensor, padding: str | float) -> tf.Tensor:
+    """Rows of their own lengths as wide as the longest; padding fills up."""
+    with tf.control_dependencies([_few(name, values.dense_shape)]):
+        return tf.sparse.to_dense(values, padding)
+
+
+def _few(name: str, shape: tf.Tensor) -> tf.Operation:
+    """Fails, before memory is taken for it, where an input has more values than a request may have."""
+    count = tf.reduce_prod(tf.cast(shape, tf.int64))
+    return tf.debugging.Assert(count <= serving.MAX_VALUES, [f"{name}: at most {serving.MAX_VALUES:,} values over all rows, found", count])
 
 
 def _wish(parsed: Mapping[str, tf.Tensor]) -> Wish:

@@ -52,6 +52,10 @@ PADDING: Mapping[str, bytes | float] = MappingProxyType(
 )
 """What rows of an input are filled up with on the right; it says nothing, wherever it stands."""
 
+MAX_VALUES = 1 << 20
+"""Values that an input may have over all rows of a request, padding and what one row says for all others included. More would let
+a request of a few kilobytes take all memory there is."""
+
 MODELS_FILE = "models.config"
 """Beside the versions: which of them are served and their labels, as TF Serving reads it."""
 EXAMPLES_FOLDER = "examples"

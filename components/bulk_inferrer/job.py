@@ -12,7 +12,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from components.artifacts import QUARANTINE_FILE, write_json
 from components.base import ComponentError, Context
 from components.beam_runner import beam_pipeline, report, reporting_to
 from components.bulk_inferrer.config import InferenceConfig
-from components.bulk_inferrer.rows import BadRow, Part, Row, arrays_of, item_names, num_records, read_part
+from components.bulk_inferrer.rows import BadRow, Part, Row, arrays_of, batches, item_names, num_records, read_part
 from components.bulk_inferrer.sinks import SINKS
 from components.server.errors import RequestError
 from components.server.servable import LoadError, Servable
@@ -195,7 +194,7 @@ class InferPart(beam.DoFn):
         sink = SINKS[config.format][0](path)
         try:
             rows = self._good(read_part(part, loaded.names, is_conditioned), part, counts, bad, is_conditioned)
-            while batch := list(islice(rows, config.batch_size)):
+            for batch in batches(rows, config.batch_size):
                 inputs = arrays_of(batch, config.k, config.exclude_seen, is_conditioned)
                 outputs = loaded.servable.run(signature, inputs)
                 sink.write(batch, inputs, outputs)

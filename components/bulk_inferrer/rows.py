@@ -179,6 +179,23 @@ def _row(record: Any) -> Row:
     return Row(request, record.get(trajectory.USER_ID), record.get(trajectory.SESSION_ID))
 
 
+def batches(rows: Iterator[Row], size: int, max_values: int = serving.MAX_VALUES) -> Iterator[list[Row]]:
+    """Rows that are asked for together: at most `size`, and fewer where their lists are long."""
+    batch: list[Row] = []
+    width = 1
+    for row in rows:
+        request = row.request
+        # What was seen may be excluded, too.
+        own = max(len(request.history) + len(request.exclude), len(request.candidates), len(request.allow_tags), 1)
+        width = max(width, own)
+        if batch and (len(batch) == size or (len(batch) + 1) * width > max_values):
+            yield batch
+            batch, width = [], own
+        batch.append(row)
+    if batch:
+        yield batch
+
+
 def arrays_of(rows: list[Row], k: int | None, exclude_seen: bool, is_conditioned: bool) -> dict[str, np.ndarray[Any, Any]]:
     """Inputs of the signature `recommend` for some rows."""
     requests = [row.request for row in rows]

@@ -35,6 +35,7 @@ class _Waiting:
 class _Queue:
     servable: Servable
     signature: Signature
+    max_rows: int
     waiting: deque[_Waiting] = field(default_factory=deque)
 
 
@@ -80,7 +81,11 @@ class Scheduler:
         rows = _rows(signature, inputs) if self._config.batching else None
         entry = _Waiting(inputs, rows or 1, deadline, loop.create_future())
         key = (id(servable), signature.name, *_kind(inputs)) if rows else (id(servable), next_number(self))
-        self._queues.setdefault(key, _Queue(servable, signature)).waiting.append(entry)
+        if key not in self._queues:
+            # Wide rows are fewer: what runs together must fit into memory as what runs alone does.
+            most = min(self._config.max_batch_size, max(1, self._config.max_request_values // _greatest_width(inputs)))
+            self._queues[key] = _Queue(servable, signature, most)
+        self._queues[key].waiting.append(entry)
         self._waiting += 1
         self._start(loop)
         try:
@@ -111,7 +116,7 @@ class Scheduler:
         """True where the oldest batch is neither full nor due; a timer looks again."""
         timeout = self._config.batch_timeout_microseconds / 1e6
         due = queue.waiting[0].since + timeout
-        if timeout == 0 or due <= time.monotonic() or sum(entry.rows for entry in queue.waiting) >= self._config.max_batch_size:
+        if timeout == 0 or due <= time.monotonic() or sum(entry.rows for entry in queue.waiting) >= queue.max_rows:
             return False
         if self._timer is None or self._timer.cancelled() or self._timer.when() <= loop.time():
             self._timer = loop.call_later(due - time.monotonic(), self._start, loop)
@@ -121,7 +126,7 @@ class Scheduler:
         """The next batch of a queue; requests that nobody waits for any more are dropped."""
         batch: list[_Waiting] = []
         rows, now = 0, time.monotonic()
-        while queue.waiting and (not batch or rows + queue.waiting[0].rows <= self._config.max_batch_size):
+        while queue.waiting and (not batch or rows + queue.waiting[0].rows <= queue.max_rows):
             entry = queue.waiting.popleft()
             self._waiting -= 1
             if not entry.future.done() and entry.deadline > now:
@@ -172,6 +177,11 @@ def _kind(inputs: Mapping[str, Array]) -> tuple[Any, ...]:
 
 def _width(width: int) -> int:
     return max(_LEAST_WIDTH, 1 << (width - 1).bit_length()) if width else _LEAST_WIDTH
+
+
+def _greatest_width(inputs: Mapping[str, Array]) -> int:
+    """Values of a row of a batch, of the input that has most."""
+    return max((_width(array.shape[1]) for name, array in inputs.items() if _is_padded(name, array)), default=1)
 
 
 def _is_padded(name: str, array: Array) -> bool:

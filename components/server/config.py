@@ -31,7 +31,7 @@ class ServerConfig(Config):
     max_request_rows: int = pydantic.Field(default=1024, ge=1)
     """Rows of a request."""
     max_request_values: int = pydantic.Field(default=1 << 18, ge=1)
-    """Values of each input of a request, padding included."""
+    """Values of each input of a request, padding and what one row says for all others included; also of a batch of many requests."""
     log_folder: str | None = None
     """Folder for a log of requests and answers, with propensities where `explore` drew them; null logs nothing. `longplay feedback`
     and `longplay skew` read it. It holds what users looked at: keep it as safe as that."""

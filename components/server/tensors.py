@@ -47,16 +47,19 @@ def to_proto(array: Array) -> Any:
     return tensor_pb2.TensorProto(dtype=tf.as_dtype(array.dtype).as_datatype_enum, tensor_shape=shape, tensor_content=content)
 
 
-def check_count(name: str, count: int, max_values: int) -> None:
+def check_count(name: str, count: int, max_values: int, rows: str = "") -> None:
     """Raises a `RequestError` for more values than a request may have."""
     if count > max_values:
-        raise RequestError(Status.REQUEST_TOO_LARGE, f"input {name!r}: {count:,} values, the server takes {max_values:,}")
+        raise RequestError(Status.REQUEST_TOO_LARGE, f"input {name!r}: {count:,} values{rows}, the server takes {max_values:,}")
 
 
 def check_rows(inputs: Mapping[str, Array], config: ServerConfig) -> None:
     """Raises a `RequestError` for more rows or values than a request may have."""
+    rows = max((array.shape[0] for array in inputs.values() if array.ndim), default=0)
     for name, array in inputs.items():
-        check_count(name, array.size, config.max_request_values)
+        # A row that stands for all rows counts as often.
+        repeats = rows if array.ndim and array.shape[0] == 1 else 1
         if array.ndim and array.shape[0] > config.max_request_rows:
             message = f"input {name!r}: {array.shape[0]:,} rows, the server takes {config.max_request_rows:,}"
             raise RequestError(Status.REQUEST_TOO_LARGE, message)
+        check_count(name, array.size * repeats, config.max_request_values, f" for {rows:,} rows" if repeats > 1 else "")

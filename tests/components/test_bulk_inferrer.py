@@ -21,9 +21,10 @@ from components.bulk_inferrer.component import BULK_INFERRER
 from components.bulk_inferrer.config import BulkInferrerConfig, InferenceConfig
 from components.bulk_inferrer.executor import execute
 from components.bulk_inferrer.job import Job, run
-from components.bulk_inferrer.rows import BadRow, Part, parts_of_files, read_part
+from components.bulk_inferrer.rows import BadRow, Part, Row, batches, parts_of_files, read_part
 from models.frameworks import tf
 from pipeline.cli import app
+from schemas.request import Request
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
 toy = import_module("toy_shop")
@@ -215,6 +216,21 @@ def test_many_values_in_one_list_are_no_request(tmp_path: Path):
 
 
 # === Attempts ===
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_rows_are_asked_for_together_as_far_as_their_lists_allow(size: int):
+    lengths = [1, 1, 1, 1, 7, 1, 1, 30, 1, 0]
+    rows = [Row(Request(["a"] * length, exclude=["b"] * length), str(number), None) for number, length in enumerate(lengths)]
+    found = list(batches(iter(rows), size, max_values=28))
+    assert [row for batch in found for row in batch] == rows
+    for batch in found:
+        assert len(batch) <= size
+        # The widest row is 2 x 30 wide and stands alone.
+        assert len(batch) == 1 or len(batch) * max(2 * len(row.request.history) for row in batch) <= 28
+    if size == 100:
+        # 4 rows of 2, and no fifth of 14; then 14 with one of 2; one of 2; 60; the rest.
+        assert [len(batch) for batch in found] == [4, 2, 1, 1, 2]
 
 
 def _job(serving_model: Artifact, folder: Path, count: int) -> Job:

@@ -143,6 +143,33 @@ def test_a_model_without_tags_has_nothing_for_those_who_ask_for_one(tmp_path: Pa
     assert [len(row) for row in _ask(policy, [["item-3"], ["item-3"]], allow_tags=[["even"], [""]])] == [0, K]
 
 
+# === Too much ===
+
+
+WITH_LISTS = {
+    "exclude": ("serve", "recommend", "explore"),
+    "candidates": ("recommend", "explore", "score_candidates"),
+    "allow_tags": ("recommend", "explore"),
+}
+
+
+@pytest.mark.parametrize("name", WITH_LISTS)
+def test_a_row_for_all_others_may_not_take_all_memory(policy: ServedPolicy, name: str):
+    # 1,100 rows of 1,000 values; a request may have 1,048,576.
+    history, one = tf.fill([1100, 1], "item-3"), tf.fill([1, 1000], "item-5")
+    for signature in WITH_LISTS[name]:
+        more = {"request_id": tf.fill([1100], "r")} if signature == "explore" else {}
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name}: at most 1,048,576 values over all rows, found.*1100000"):
+            getattr(policy, signature)(item_history=history, **{name: one}, **more)
+
+
+def test_a_long_example_may_not_widen_all_others_without_end(policy: ServedPolicy):
+    for name in ("item_history", "exclude", "candidates", "allow_tags"):
+        examples = tf.constant([_example(**{name: ["a"] * 1000}), *[b""] * 1099])
+        with pytest.raises(tf.errors.InvalidArgumentError, match=rf"{name}: at most 1,048,576 values"):
+            policy.serving_examples(examples)
+
+
 # === Chance ===
 
 

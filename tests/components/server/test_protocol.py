@@ -296,6 +296,11 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "deep where text belongs": (b'{"inputs": {"item_history": [[{"b64": %b}]]}}' % (b"[" * 900 + b"]" * 900), 400, "expected text, found"),
     "no base64": ({"inputs": {"item_history": [[{"b64": "*"}]]}}, 400, "no base64"),
     "many values": ({"inputs": {"item_history": [["a"] * 5001]}}, 413, "5,001 values, the server takes 5,000"),
+    "many values of one row for all": (
+        {"inputs": {"item_history": [["a"]] * 50, "exclude": [["b"] * 200]}},
+        413,
+        "input 'exclude': 10,000 values for 50 rows, the server takes 5,000",
+    ),
     "many rows": ({"inputs": {"item_history": [["a"]] * 51}}, 413, "51 rows, the server takes 50"),
     "many bytes": (b" " * 100_001, 413, "100,000 bytes"),
 }
