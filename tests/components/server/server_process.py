@@ -150,9 +150,9 @@ class ServerThread(Server):
                 self._failure = error
             begun.set()
 
-        self._thread = threading.Thread(target=run, name="server")
+        self._thread = threading.Thread(target=run, name="server", daemon=True)
         self._thread.start()
-        assert begun.wait(120), "the server does not start"
+        assert begun.wait(600), "the server does not start"
         if self._failure is not None:
             self._thread.join()
             logger.removeHandler(self._handler)
