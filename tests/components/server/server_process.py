@@ -181,7 +181,7 @@ class ServerThread(Server):
             raise self._failure
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     """Returns as soon as the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
