@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from components.rollout import Rollout, write_rollout
+from models.frameworks import tf
 
 sys.path.append(str(Path(__file__).parent))
 helper = import_module("server_process")
@@ -24,7 +25,12 @@ BODY = {"inputs": {"item_history": [["item-3", "item-4"]]}}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is warm after one request, because it is loaded often here."""
     path: Path = helper.export_toy(tmp_path_factory.mktemp("exported"))
+    file = str(path / "assets.extra" / "tf_serving_warmup_requests")
+    first = next(iter(tf.compat.v1.io.tf_record_iterator(file)))
+    with tf.io.TFRecordWriter(file) as writer:
+        writer.write(first)
     return path
 
 
@@ -267,7 +273,7 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(folder: Path):
         assert f"cannot listen on 127.0.0.1:{port} for gRPC" in found.stderr
 
 
-def test_nothing_to_serve_is_said_at_once(model: Path, folder: Path, tmp_path: Path):
+def test_nothing_to_serve_is_said_at_once(folder: Path, tmp_path: Path):
     for arguments, message in {
         (str(tmp_path / "nowhere"),): "no such directory",
         (str(folder / "1"),): "is a single model; name the folder above it",
@@ -277,6 +283,10 @@ def test_nothing_to_serve_is_said_at_once(model: Path, folder: Path, tmp_path: P
         found = _start(*arguments)
         assert found.returncode == 2, found.stderr
         assert message in found.stderr
+
+
+@pytest.mark.slow
+def test_a_process_ends_with_the_reason_where_no_version_is_whole(folder: Path):
     _cut_graph(folder / "1")
     found = _start(str(folder))
     assert found.returncode == 1

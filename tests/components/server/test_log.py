@@ -77,7 +77,7 @@ def test_what_is_served_is_logged_and_events_find_their_propensities(folder: Pat
     assert (counts["with_propensity"], counts["rows_served"]) == (1, 4)
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(folder: Path, tmp_path: Path):
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match=r"log_folder .*file: "):
-        helper.ServerThread(folder, f"log_folder={tmp_path / 'file'}")
+        helper.ServerThread(tmp_path / "toy", f"log_folder={tmp_path / 'file'}")
