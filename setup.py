@@ -31,8 +31,8 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "kubeflow": ["kfp==2.13.0", "kfp-kubernetes==1.5.0"],
-    # Clients of a running TF Serving, over gRPC and REST.
-    "serving": ["grpcio>=1.62", "requests>=2.31"],
+    # The embedded server, and clients of a running one over gRPC and REST.
+    "serving": ["aiohttp>=3.9", "grpcio>=1.62", "orjson>=3.9", "requests>=2.31"],
     "dev": [
         "build>=1.2",
         "hypothesis>=6.100",
@@ -42,6 +42,8 @@ EXTRAS = {
         "psutil>=5.9",
         "ruff>=0.5",
         "types-PyYAML",
+        # Drives the page in a browser.
+        "websockets>=12",
     ],
 }
 
@@ -54,7 +56,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["schemas", "schemas.*", "models", "models.*", "components", "components.*", "pipeline", "pipeline.*"]),
-    package_data={"schemas": ["*.pbtxt"], "pipeline": ["configs/*.yaml", "templates/*"]},
+    package_data={"schemas": ["*.pbtxt"], "components": ["server/*.html"], "pipeline": ["configs/*.yaml", "templates/*"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["longplay=pipeline.cli:main"]},

@@ -32,6 +32,7 @@ ArtifactType = Literal[
     "ServingModel",
     "InfraBlessing",
     "PushedModel",
+    "InferenceResult",
 ]
 
 MANIFEST = "manifest.json"

@@ -1,6 +1,7 @@
 """Every component; a new one is a folder and a line here."""
 
 from components.base import Component
+from components.bulk_inferrer.component import BULK_INFERRER
 from components.evaluator.component import EVALUATOR
 from components.example_validator.component import EXAMPLE_VALIDATOR
 from components.exporter.component import EXPORTER
@@ -36,5 +37,6 @@ COMPONENTS: Registry[Component] = Registry(
         "exporter": EXPORTER,
         "infra_validator": INFRA_VALIDATOR,
         "pusher": PUSHER,
+        "bulk_inferrer": BULK_INFERRER,
     },
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from models.catalogue import CatalogueLogits
+from models.clustered import AnyLogits, ClusteredTable, logits_of
 from models.frameworks import tf
 from models.numerics import IMPOSSIBLE, TINY
 from schemas.trajectory import PAD_ITEM_ID
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 LEAST = -1e6
 """Log-probability of an item that has none, which still comes before no item at all."""
+
+_FEW = 256
+"""Up to so many items are compared with each other in pairs."""
 
 NOT_RANKED = IMPOSSIBLE
 """Score of a place for which there is no item."""
@@ -65,7 +69,7 @@ class CatalogueScores(NamedTuple):
         num_falling: Columns, the first ones, of items whose own score may be below what the catalogue alone gives them.
     """
 
-    logits: CatalogueLogits
+    logits: AnyLogits
     offset: tf.Tensor
     own_id: tf.Tensor
     own: tf.Tensor
@@ -103,13 +107,13 @@ def top_k(
 def policy_scores(
     state: PolicyState,
     session: tf.Tensor,
-    vectors: tf.Tensor,
+    vectors: tf.Tensor | ClusteredTable,
     num_items: int,
     copies: bool = True,
     neighbours: NeighbourTable | None = None,
 ) -> CatalogueScores:
     """Log-probabilities under the mixture; arguments as in `top_k`."""
-    logits, log_gates = CatalogueLogits(state.states, vectors[1:num_items]), state.log_gates
+    logits, log_gates = logits_of(state.states, vectors, num_items), state.log_gates
     of_session, num_falling = logits.of_items(session, num_items), 0
     if copies:
         # What is in the session has no part in the catalogue's softmax.
@@ -183,9 +187,59 @@ def best_of_catalogue(scores: CatalogueScores, num_items: int, k: int, excluded:
     ids = tf.concat([catalogue_id, scores.own_id], axis=1)
     values = tf.concat([tf.where(repeated, NOT_RANKED, from_catalogue), tf.where(usable, scores.own, NOT_RANKED)], axis=1)
     if excluded is not None:
-        banned = tf.reduce_any(tf.equal(ids[:, :, None], excluded[:, None, :]), axis=-1)
-        values = tf.where(banned, NOT_RANKED, values)
+        values = tf.where(is_among(ids, excluded), NOT_RANKED, values)
     return best(ids, values, k)
+
+
+def only_allowed(scores: CatalogueScores, allowed: tf.Tensor, num_items: int) -> CatalogueScores:
+    """The same scores where only some items can be ranked.
+
+    Args:
+        scores: Of M states.
+        allowed: [M, N-1] True for items, from id 1, that may be ranked.
+        num_items: N, padding included.
+    """
+    logits = CatalogueLogits.of_scores(tf.where(allowed, scores.logits.dense(), NOT_RANKED))
+    may = tf.gather(allowed, tf.clip_by_value(scores.own_id - 1, 0, num_items - 2), batch_dims=1)
+    return scores._replace(logits=logits, own=tf.where(may, scores.own, NOT_RANKED))
+
+
+def scores_of_items(scores: CatalogueScores, item_id: tf.Tensor, num_items: int) -> tf.Tensor:
+    """Scores of some items of each state.
+
+    Args:
+        scores: Of M states.
+        item_id: [M, C] int32 items; padding and unknown items have no score.
+        num_items: N, padding included.
+
+    Returns:
+        [M, C] float32; `NOT_RANKED` for what is no item of the catalogue.
+    """
+    from_catalogue = scores.offset + scores.logits.of_items(item_id, num_items)
+    is_item = (item_id != PAD_ITEM_ID) & (item_id < num_items)
+    order = tf.argsort(scores.own_id, axis=1, stable=True)
+    own_id, own = tf.gather(scores.own_id, order, batch_dims=1), tf.gather(scores.own, order, batch_dims=1)
+    # One more column, so that a session of no events has a place to look at, too.
+    own_id, own = tf.pad(own_id, [[0, 0], [0, 1]], constant_values=num_items), tf.pad(own, [[0, 0], [0, 1]])
+    place = tf.minimum(tf.searchsorted(own_id, item_id), tf.shape(own_id)[1] - 1)
+    has_own = tf.equal(tf.gather(own_id, place, batch_dims=1), item_id)
+    found = tf.where(has_own, tf.gather(own, place, batch_dims=1), from_catalogue)
+    return tf.maximum(tf.where(is_item, found, NOT_RANKED), NOT_RANKED)
+
+
+def is_among(ids: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """[M, C] True for the ids [M, C] that stand in the same row of `others` [M, E]."""
+
+    def by_comparing() -> tf.Tensor:
+        return tf.reduce_any(tf.equal(ids[:, :, None], others[:, None, :]), axis=-1)
+
+    def by_searching() -> tf.Tensor:
+        ordered = tf.sort(others, axis=1)
+        place = tf.minimum(tf.searchsorted(ordered, ids), tf.shape(ordered)[1] - 1)
+        return tf.equal(tf.gather(ordered, place, batch_dims=1), ids)
+
+    # Of many others, comparing all pairs would take memory that a single request must not take.
+    return tf.cond(tf.shape(others)[1] <= _FEW, by_comparing, by_searching)
 
 
 def best(ids: tf.Tensor, scores: tf.Tensor, k: int) -> Ranking:

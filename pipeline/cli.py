@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from components.base import Context
     from pipeline.config import PipelineConfig
     from pipeline.local import RunResult
+
+_Result = TypeVar("_Result")
 
 DEFAULT_CONFIG = Path(__file__).with_name("configs") / "quickstart.yaml"
 
@@ -34,6 +38,10 @@ ConfigPath = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as trainer.max_epochs=3. Can be given often."),
+]
+BeamOptions = Annotated[
+    list[str] | None,
+    typer.Option("--beam", metavar="OPTION", help="An option of Apache Beam, such as --runner=FlinkRunner. Can be given often."),
 ]
 Root = Annotated[Path, typer.Option("--root", help="Folder that holds artifacts, cache and runs.")]
 
@@ -264,6 +272,8 @@ def schema(
     datasets: Annotated[bool, typer.Option("--datasets", help="List the known datasets.")] = False,
     algorithms: Annotated[bool, typer.Option("--algorithms", help="List the known algorithms.")] = False,
     comparison: Annotated[bool, typer.Option("--compare", help="Explain the configuration of `longplay compare` instead.")] = False,
+    server: Annotated[bool, typer.Option("--server", help="Explain the settings of `longplay serve` instead.")] = False,
+    inference: Annotated[bool, typer.Option("--infer", help="Explain the settings of `longplay infer` instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema.")] = False,
 ) -> None:
     """Explain the configuration: every key with its type, default and meaning.
@@ -282,12 +292,15 @@ def schema(
         print("\n".join(f"{name:<14} {(kind.config_class.__doc__ or '').splitlines()[0]}" for name, kind in ALGORITHMS.items()))
     if datasets or algorithms:
         return
+    from components.bulk_inferrer.config import InferenceConfig
+    from components.server.config import ServerConfig
     from pipeline.compare.config import CompareConfig
     from pipeline.config import PipelineConfig
     from pipeline.reference import explain
     from schemas.config import ConfigError
 
-    kind = CompareConfig if comparison else PipelineConfig
+    chosen = ((server, ServerConfig), (inference, InferenceConfig), (comparison, CompareConfig))
+    kind = next((found for is_wanted, found in chosen if is_wanted), PipelineConfig)
     if as_json:
         print(json.dumps(kind.model_json_schema(), indent=1))
         return
@@ -400,6 +413,203 @@ def explain(
     except ConfigError as error:
         _usage(str(error))
     print(json.dumps(found, indent=1, sort_keys=True) if as_json else as_text(found))
+
+
+@app.command()
+def infer(
+    histories: Annotated[str, typer.Argument(metavar="FILES", help="JSON lines (.gz or plain) or Parquet: a path, a glob, a directory.")],
+    model: Annotated[Path, typer.Option("--model", help="SavedModel, or a folder of versions as the pusher fills it.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the answers; a job that was killed goes on in it.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the job, such as format=jsonl or k=10. Can be given often."),
+    ] = None,
+    beam: BeamOptions = None,
+) -> None:
+    """Recommend for many histories at once: an Apache Beam job that can be interrupted.
+
+    Every row is a request, {"item_history": [...]} with what else `recommend` takes, and perhaps user_id and session_id, which
+    come back beside the items. Rows that are no requests go to quarantine with file, place and reason.
+
+    \b
+    longplay infer users.jsonl --model artifacts/serving/shop --out recommendations
+    longplay infer users/ --model artifacts/serving/shop --out logs --set format=prediction_log --set exclude_seen=true
+    longplay schema --infer                                   every setting
+    """
+    from components.bulk_inferrer.config import InferenceConfig
+    from pipeline.infer import InferError
+    from pipeline.infer import infer as run_job
+    from pipeline.predict import PredictError, find_model
+
+    def work(context: Context) -> dict[str, Any]:
+        from schemas.config import from_overrides
+
+        return run_job(histories, find_model(model), out, from_overrides(InferenceConfig, overrides or []), context)
+
+    try:
+        counts = _with_beam(beam, work)
+    except (InferError, PredictError) as error:
+        _usage(str(error))
+    bad = f", {counts['quarantined']:,} rows in quarantine" if counts["quarantined"] else ""
+    print(f"{out}: {counts['items']:,} items for {counts['answered']:,} of {counts['read']:,} histories{bad}")
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of numbered versions, as the pusher fills it.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model; without it the one in models.config, or that of DIR.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the server, such as rest_port=8080. Can be given often."),
+    ] = None,
+    embedded: Annotated[bool, typer.Option("--embedded", help="Use the embedded server even where TF Serving is installed.")] = False,
+) -> None:
+    """Serve a pushed model over gRPC and REST, with a page to try it on.
+
+    Runs tensorflow_model_server where it is installed, else an embedded server with the same protocol, that answers this machine
+    alone unless host is set. New versions take over while requests go on; SIGTERM ends it when the last request is answered.
+
+    \b
+    longplay serve artifacts/serving/shop
+    curl -d '{"instances": [{"item_history": ["c03-0000"]}]}' http://127.0.0.1:8501/v1/models/shop:predict
+    longplay serve artifacts/serving/shop --set rest_port=8080 --set host=0.0.0.0
+    longplay schema --server                                  every setting
+    """
+    from pipeline import serve as serving_commands
+    from schemas.config import ConfigError
+
+    try:
+        config = serving_commands.server_config(overrides or [])
+        model = serving_commands.model_name(folder, name)
+        binary = None if embedded else serving_commands.find_model_server()
+        if binary is not None:
+            serving_commands.become_model_server(binary, folder, model, config)
+    except (ConfigError, serving_commands.ServeError) as error:
+        _usage(str(error))
+    try:
+        serving_commands.serve_embedded(folder, model, config)
+    except serving_commands.ServeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+@app.command()
+def rollback(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of numbered versions, as the pusher fills it.")],
+    to: Annotated[int | None, typer.Option(help="Version to go back to; without it the one before.", show_default=False)] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in history.jsonl.")] = "",
+) -> None:
+    """Serve an earlier model again.
+
+    It becomes the next version, so that every kind of server changes over, and no request fails. Where a canary is tried, the
+    stable version takes its place; else the model pushed before does. Called again, it goes back one further.
+    """
+    from components.base import ComponentError
+
+    def roll_back() -> tuple[int, int]:
+        from components.pusher.rollback import roll_back
+
+        return roll_back(folder, to, reason)
+
+    try:
+        version, source = roll_back()
+    except ComponentError as error:
+        _usage(str(error))
+    print(f"{folder}: version {version} is version {source} again")
+
+
+@app.command()
+def feedback(
+    events: Annotated[str, typer.Argument(metavar="EVENTS", help="What users did, as JSON lines: a path, a glob, a directory.")],
+    served: Annotated[str, typer.Option("--served", help="Log of what was served, as log_folder of the server has it.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; new or empty.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as request_key=recommendation. Can be given often."),
+    ] = None,
+    beam: BeamOptions = None,
+) -> None:
+    """Give events the propensities of the recommendations that they came of.
+
+    An event names the request with request_id; what the server logged under that id says with which probability the item was
+    shown. Every event is written, with propensity and place, null where it came of no recommendation that was drawn. The next run
+    reads the folder with the dataset jsonl and columns.propensity=propensity, so that its off-policy evaluation is exact.
+
+    \b
+    longplay serve artifacts/serving/shop --set log_folder=served
+    longplay feedback clicks.jsonl --served served --out interactions
+    """
+
+    def work(context: Context) -> dict[str, Any]:
+        from components.feedback.config import FeedbackConfig
+        from components.feedback.join import join
+        from schemas.config import from_overrides
+
+        return join(events, served, out, from_overrides(FeedbackConfig, overrides or []), context)
+
+    counts = _with_beam(beam, work)
+    share = counts["with_propensity"] / max(1, counts["events_read"])
+    outcomes = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count and name != "samples")
+    print(f"{out}: {share:.1%} of the events have a propensity ({outcomes})")
+
+
+@app.command()
+def skew(
+    served: Annotated[str, typer.Argument(metavar="LOG", help="Log of what was served: a path, a glob, a directory.")],
+    run: Annotated[Path, typer.Option("--run", help="Folder of the run that made the model.")] = Path("artifacts/runs/latest"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for statistics and anomalies, as TFDV has them.")] = Path("skew"),
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A bound, such as max_item_difference=0.05. Can be given often."),
+    ] = None,
+    beam: BeamOptions = None,
+) -> None:
+    """Compare the histories that are served with those that were trained on.
+
+    Last items, unknown items and lengths of histories, by TFDV. Exit code 0: within the bounds, 1: beyond them, or the logs cannot
+    be read, 2: bad usage.
+
+    \b
+    longplay skew served --run artifacts/runs/latest
+    """
+
+    def work(context: Context) -> Any:
+        from components.artifacts import open_artifact
+        from components.feedback.config import SkewConfig
+        from components.feedback.skew import compare, run_artifacts
+        from schemas.config import from_overrides
+
+        config, paths = from_overrides(SkewConfig, overrides or []), run_artifacts(run)
+        return compare(served, open_artifact(paths["examples"]), open_artifact(paths["vocabulary"]), out, config, context)
+
+    found = _with_beam(beam, work)
+    print(f"{found.num_served:,} rows served, {found.num_trained:,} states trained on")
+    for distance in found.distances:
+        mark = "SKEW" if distance.is_skewed else "ok  "
+        print(f"{mark} {distance.feature:<16} {distance.value:.4f} {distance.measure}, at most {distance.threshold:g}")
+    for text in found.anomalies:
+        print(text)
+    raise typer.Exit(EXIT_FAILED if found.anomalies else 0)
+
+
+def _with_beam(options: list[str] | None, work: Callable[[Context], _Result]) -> _Result:
+    """Does work that is no step of a run; what goes wrong becomes an exit code."""
+    from components.artifacts import ArtifactError
+    from components.base import ComponentError, Context
+    from pipeline.console import ConsoleProgress, quieten
+    from schemas.config import ConfigError
+
+    quieten()
+    given = options or []
+    given = given if any(option.startswith("--runner") for option in given) else ["--runner=FnApiRunner", *given]
+    try:
+        with ConsoleProgress(_console()) as progress:
+            return work(Context(Path(), beam_args=tuple(given), progress=progress))
+    except ConfigError as error:
+        _usage(str(error))
+    except (ComponentError, ArtifactError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
 
 
 @app.command()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pydantic
 
+from components.bulk_inferrer.config import BulkInferrerConfig
 from components.evaluator.config import EvaluatorConfig
 from components.example_validator.config import ExampleValidatorConfig
 from components.exporter.config import ExporterConfig
@@ -57,6 +58,7 @@ class PipelineConfig(Config):
     exporter: ExporterConfig = ExporterConfig()
     infra_validator: InfraValidatorConfig = InfraValidatorConfig()
     pusher: PusherConfig = PusherConfig()
+    bulk_inferrer: BulkInferrerConfig = BulkInferrerConfig()
 
     @classmethod
     def complete(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -134,6 +134,14 @@ GRAPH: tuple[Step, ...] = (
         evaluation=FromStep("evaluator", "evaluation"),
         audit=FromStep("leakage_audit", "audit"),
     ),
+    _step(
+        "bulk_inferrer",
+        serving_model=FromStep("exporter", "serving_model"),
+        blessing=FromStep("evaluator", "blessing"),
+        infra_blessing=FromStep("infra_validator", "infra_blessing"),
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+    ),
 )
 """All steps, each after those it reads from."""
 

@@ -25,6 +25,7 @@ ARTIFACT_CLASSES: Mapping[str, str] = {
     "UserModel": "Model",
     "ServingModel": "Model",
     "PushedModel": "Model",
+    "InferenceResult": "Dataset",
     "ModelEvaluation": "Metrics",
 }
 """Our artifact types as classes of `kfp.dsl`, `system.Dataset` and so on; every other type is an `Artifact`."""
@@ -61,6 +62,7 @@ class Resources:
 RESOURCES: Mapping[str, Resources] = {
     "trajectory_gen": Resources(cpu="4", memory="8Gi"),
     "relabeller": Resources(cpu="4", memory="8Gi"),
+    "bulk_inferrer": Resources(cpu="4", memory="4Gi"),
     "trainer": Resources(cpu="4", memory="8Gi"),
 }
 """Requests of the steps that need more than the default ones."""

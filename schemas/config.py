@@ -84,6 +84,14 @@ def load(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
     return decode(kind, load_plain(path, overrides), str(path))
 
 
+def from_overrides(kind: type[C], overrides: Sequence[str]) -> C:
+    """A configuration of `KEY=VALUE` overrides alone; errors as those of `load`."""
+    data: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(data, override)
+    return decode(kind, data, "--set")
+
+
 def load_plain(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a YAML or JSON file into plain data and applies `KEY=VALUE` overrides.
 

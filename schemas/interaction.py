@@ -8,7 +8,7 @@
 | `time` | int64 | microseconds since 1970-01-01 UTC; required |
 | `feedback` | int8 | role, an index into `FEEDBACK_ROLES` |
 | `reward` | float32 | reward of the event, after the dataset's mapping |
-| `propensity` | float32 or absent | probability with which the logging policy showed the item |
+| `propensity` | float32 or null | probability with which the logging policy showed the item, where it was logged |
 | `position` | int64 | place in the input: file, then row; breaks ties of time |
 """
 

@@ -56,7 +56,7 @@ FEATURES = {
         Feature(TIMESTAMP, "int64", True, False, "Time of each event, UTC seconds."),
         Feature(REWARD, "float32", True, False, "Reward of each event."),
         Feature(RETURN_TO_GO, "float32", True, False, "Discounted reward from this event to the session's end."),
-        Feature(PROPENSITY, "float32", True, True, "Probability of the logging policy to show the item."),
+        Feature(PROPENSITY, "float32", True, True, "Probability of the logging policy to show the item; 0 where none was logged."),
         Feature(NUM_CONTEXT, "int64", False, False, "Leading events that an earlier stretch already had as targets."),
         Feature(IS_TERMINAL, "int64", False, False, "1 when the last event ends the session, else 0."),
     )

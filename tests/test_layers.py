@@ -161,6 +161,10 @@ def test_a_layer_uses_only_the_packages_it_may(sources: list[Source]) -> None:
             allowed |= {"tf_agents", "tensorflow_probability"}
         if source.path == PurePosixPath("components/datasets/files.py"):
             allowed |= {"apache_beam"} if "apache_beam" not in outside(source.at_import) else set()
+        if source.path.parts[:2] == ("components", "server") and not source.is_light:
+            allowed |= {"aiohttp", "grpc", "orjson"}
+        if source.path == PurePosixPath("components/infra_validator/model_server.py"):
+            allowed |= {"grpc"}
         if source.path == PurePosixPath("pipeline/kfp.py"):
             allowed |= {"kfp"} if "kfp" not in outside(source.at_import) else set()
         wrong = outside(source.imports) - allowed
@@ -304,5 +308,18 @@ def test_checking_a_configuration_loads_no_framework(repository: Path, tmp_path:
 def test_the_module_answers_to_help(repository: Path) -> None:
     run = subprocess.run([sys.executable, "-m", "pipeline.cli", "--help"], cwd=repository, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0
-    for command in ("run", "check", "graph", "schema", "doctor", "generate-logs", "predict"):
+    for command in (
+        "run",
+        "check",
+        "graph",
+        "schema",
+        "doctor",
+        "generate-logs",
+        "predict",
+        "infer",
+        "serve",
+        "rollback",
+        "feedback",
+        "skew",
+    ):
         assert f" {command} " in run.stdout

@@ -30,7 +30,7 @@ class Columns(Config):
     reward: str | None = None
     """A number that is the reward of the row, in place of the event's."""
     propensity: str | None = None
-    """Probability with which the logging policy showed the item."""
+    """Probability with which the logging policy showed the item; empty or null where it was not logged."""
 
     def names(self) -> list[str]:
         """The mapped columns, each once."""

@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
         (interaction.POSITION, pa.int64()),
     ]
 )
-"""Arrow schema of a batch of interactions; `session` and `propensity` are all null where the log has none."""
+"""Arrow schema of a batch of interactions; `session` is all null where the log has none, `propensity` where none was logged."""
 
 LATEST = 7_258_118_400 * MICROSECONDS_PER_SECOND
 """2200-01-01: a later time means that `timestamp_unit` is wrong."""
@@ -104,10 +104,7 @@ def normalise(columns: dict[str, pa.Array], source: LogSource, positions: npt.ND
         reward = _number(columns[mapped.reward], mapped.reward, problems)
     propensity = pa.nulls(num_rows, pa.float32())
     if mapped.propensity:
-        values = _number(columns[mapped.propensity], mapped.propensity, problems)
-        words = "is not in (0, 1]"
-        problems.add(~((values > 0) & (values <= 1)), f"propensity {words}", lambda row: f"propensity {values[row]:g} {words}")
-        propensity = pa.array(values)
+        propensity = _propensities(columns[mapped.propensity], mapped.propensity, problems)
     arrays = [user, session, item, pa.array(time), pa.array(feedback), pa.array(reward), propensity, pa.array(positions)]
     batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
     dropped = problems.bad | ignored
@@ -255,6 +252,21 @@ def _number(column: pa.Array, name: str, problems: Problems) -> npt.NDArray[np.f
         words = "is not a finite number"
         problems.add(~np.isfinite(result), f"{name} {words}", lambda row: f"{name} {_shown(column[row])} {words}")
     return result
+
+
+def _propensities(column: pa.Array, name: str, problems: Problems) -> pa.Array:
+    """Probabilities; null where none was logged, as of events that no recommendation led to."""
+    missing = column.is_null()
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        column = _as_binary(column)
+        missing = pc.fill_null(pc.equal(pc.binary_length(column), 0), True)
+        column = pc.if_else(missing, pa.scalar(b"1", column.type), column)
+    else:
+        column = pc.fill_null(column, 1)
+    values = _number(column, name, problems)
+    words = "is not in (0, 1]"
+    problems.add(~((values > 0) & (values <= 1)), f"propensity {words}", lambda row: f"propensity {values[row]:g} {words}")
+    return pc.if_else(missing, pa.scalar(None, pa.float32()), pa.array(values))
 
 
 def _parsed_numbers(column: pa.BinaryArray) -> npt.NDArray[np.float64]:

@@ -8,7 +8,11 @@ from components.exporter.config import ExporterConfig
 
 def _describe(outputs: Mapping[str, Properties]) -> str:
     served = outputs["serving_model"]
-    return f"{', '.join(served['signatures'])}: top {served['k']} of {served['num_items'] - 1:,} items"
+    said = f"{', '.join(served['signatures'])}: top {served['k']} of {served['num_items'] - 1:,} items"
+    search = served["retrieval"]
+    if search["method"] == "exact":
+        return said
+    return f"{said}, {search['probes']:,} of {search['blocks']:,} blocks searched, recall {search['recall@' + str(served['k'])]:.3f}"
 
 
 EXPORTER = Component(

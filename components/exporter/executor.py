@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
 
 from components.artifacts import EXPECTED_FILE, SERVING_FOLDER, Artifact, write_json
-from components.base import Context, Properties
+from components.base import ComponentError, Context, Properties
 from components.exporter.config import ExporterConfig
+from components.exporter.examples import write_examples
+from components.exporter.retrieval import choose_retrieval
+from components.exporter.warmup import sample_histories, warmup_requests, write_warmup
 from components.model_io import LoadedModel, load_model
 from components.trajectory_gen.vocabulary import ITEM
-from components.trajectory_io import ordered_batches, shard_files
 from models.frameworks import tf
+from models.item_tags import item_tags
 from models.serving import ReturnServedPolicy, ServedPolicy
 from schemas import serving
 
@@ -27,14 +31,17 @@ def execute(
     """Runs the step; see `components.base.Execute`."""
     model = load_model(inputs["model"])
     folder = outputs["serving_model"] / SERVING_FOLDER
+    histories = sample_histories(model, inputs["examples"])
     with context.progress.task("export"):
-        export(model, folder, config.k)
-    requests = _requests(model, inputs["examples"], config)
+        retrieval = choose_retrieval(config.retrieval, model, histories, config.k, context.progress)
+        export(model, folder, config.k, read_tags(config.item_tags, model), retrieval.tables)
+    requests = warmup_requests(model, histories, config)
     write_warmup(folder / serving.WARMUP_FILE, requests)
+    write_examples(outputs["serving_model"] / serving.EXAMPLES_FOLDER, requests)
     # What the exported function answers here; another process has to give the same.
     loaded = tf.saved_model.load(str(folder))
     answers = [
-        loaded.signatures[_signature(request)](**{name: tf.constant(value) for name, value in request.items()}) for request in requests
+        loaded.signatures[request.signature](**{name: tf.constant(value) for name, value in request.inputs.items()}) for request in requests
     ]
     write_json(outputs["serving_model"] / EXPECTED_FILE, [_plain(answer) for answer in answers])
     return {
@@ -42,78 +49,67 @@ def execute(
             "k": config.k,
             "max_steps": model.config.max_steps,
             "num_items": model.algorithm.catalogue.num_items,
-            "signatures": sorted({_signature(request) for request in requests}),
+            "signatures": sorted(loaded.signatures),
+            "retrieval": dict(retrieval.stated),
             "warmup_requests": len(requests),
             "model": inputs["model"].digest,
         }
     }
 
 
-def export(model: LoadedModel, folder: Path, k: int) -> None:
-    """Writes the SavedModel."""
+def export(
+    model: LoadedModel,
+    folder: Path,
+    k: int,
+    tags: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    tables: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Writes the SavedModel.
+
+    Args:
+        model: The policy.
+        folder: Where to.
+        k: K.
+        tags: Tag to items of it by id.
+        tables: Head to a table that is searched, in place of the head's own.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         # The file's name is kept as the asset's.
         items = Path(temporary) / "items.txt"
         items.write_text("".join(f"{name}\n" for name in model.vocabulary[ITEM].to_pylist()), encoding="utf-8")
-        if not model.algorithm.is_return_conditioned:
-            served = ServedPolicy(model.algorithm, str(items), k)
-            tf.saved_model.save(served, str(folder), signatures={serving.SERVING_DEFAULT: served.serve})
-            return
-        told = ReturnServedPolicy(model.algorithm, str(items), k)
-        signatures = {serving.SERVING_DEFAULT: told.serve, serving.SERVING_RETURN: told.serve_return}
-        tf.saved_model.save(told, str(folder), signatures=signatures)
+        tagged = item_tags(tags, model.algorithm.catalogue.num_items, Path(temporary) / "tags.txt") if tags else None
+        kind = ReturnServedPolicy if model.algorithm.is_return_conditioned else ServedPolicy
+        served = kind(model.algorithm, str(items), k, tagged, tables)
+        tf.saved_model.save(served, str(folder), signatures=served.signatures())
 
 
-def write_warmup(path: Path, requests: list[dict[str, npt.NDArray[Any]]]) -> None:
-    """Writes requests as TF Serving replays them when it loads a model: a TFRecord of PredictionLog."""
-    from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
+def read_tags(path: str | None, model: LoadedModel) -> dict[str, list[int]]:
+    """Tag to the ids of its items, from a CSV file with columns `item` and `tag`; items that the model does not know do not count.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for request in requests:
-            proto = predict_pb2.PredictRequest(
-                model_spec=model_pb2.ModelSpec(name="longplay", signature_name=_signature(request)),
-                inputs={name: tf.make_tensor_proto(value, tf.as_dtype(value.dtype)) for name, value in request.items()},
-            )
-            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=proto))
-            writer.write(log.SerializeToString())
-
-
-def _signature(request: Mapping[str, Any]) -> str:
-    return serving.SERVING_RETURN if serving.TARGET_RETURN in request else serving.SERVING_DEFAULT
-
-
-def _requests(model: LoadedModel, examples: Artifact, config: ExporterConfig) -> list[dict[str, npt.NDArray[Any]]]:
-    """Histories of the test split in each batch size; one of each size is empty and one holds an unknown item."""
-    names = np.array(["", *model.vocabulary[ITEM].to_pylist(), "(unknown)"], dtype=object)
-    rows = [row for batch in ordered_batches(shard_files(examples, "test"), 256).take(4) for row in batch.item_id.numpy()]
-    # Without a record there is still the catalogue, the most popular item first.
-    rows = rows or [np.array([item]) for item in range(1, min(len(names) - 1, 256))]
-    rng = np.random.default_rng(0)
-    requests = []
-    for size in config.warmup_batch_sizes:
-        for number in range(config.num_warmup_requests):
-            chosen = [rows[i] for i in rng.integers(0, len(rows), size)]
-            history = np.full((size, max(1, max(len(row) for row in chosen))), "", dtype=object)
-            for place, row in enumerate(chosen):
-                history[place, : len(row)] = names[row]
-            if number == 1:
-                history[0] = ""
-            elif number == 2:
-                history[0, 0] = "(unknown)"
-            exclude = history[:, -1:] if number == 3 else np.full((size, 1), "", dtype=object)
-            requests.append({serving.ITEM_HISTORY: history, serving.EXCLUDE: exclude})
-            if model.algorithm.is_return_conditioned:
-                # The first row says nothing, the others ask for more and more, with rewards that are not known at first.
-                target = np.where(np.arange(size) > 0, np.arange(size), np.nan).astype(np.float32)
-                reward = np.where(np.arange(history.shape[1]) > number, 0.2, np.nan).astype(np.float32)
-                told = {serving.TARGET_RETURN: target, serving.REWARD_HISTORY: np.tile(reward, (size, 1))}
-                requests.append({**requests[-1], **told})
-    return requests[: serving.MAX_WARMUP_RECORDS]
+    Raises:
+        ComponentError: The file cannot be read, has other columns, or knows no item of the model.
+    """
+    if path is None:
+        return {}
+    try:
+        text = pa.csv.ConvertOptions(column_types={"item": pa.string(), "tag": pa.string()}, strings_can_be_null=False)
+        table = pa.csv.read_csv(path, convert_options=text)
+        items, tags = table["item"].to_pylist(), table["tag"].to_pylist()
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise ComponentError(f"exporter.item_tags: {path}: expected CSV with the columns item and tag: {error}") from None
+    ids = {name: number for number, name in enumerate(model.vocabulary[ITEM].to_pylist(), 1)}
+    found: dict[str, list[int]] = {}
+    for item, tag in zip(items, tags, strict=True):
+        if item in ids and tag:
+            found.setdefault(tag, []).append(ids[item])
+    if not found:
+        raise ComponentError(f"exporter.item_tags: {path}: none of its {len(items):,} rows is about an item of the model")
+    return found
 
 
 def _plain(answer: Mapping[str, tf.Tensor]) -> dict[str, Any]:
-    return {
-        serving.ITEM_ID: [[item.decode() for item in row] for row in answer[serving.ITEM_ID].numpy()],
-        serving.SCORE: [[round(float(score), 6) for score in row] for row in answer[serving.SCORE].numpy()],
-    }
+    plain = {name: value.numpy().tolist() for name, value in answer.items()}
+    plain[serving.SCORE] = [[round(score, 6) for score in row] for row in plain[serving.SCORE]]
+    if serving.ITEM_ID in plain:
+        plain[serving.ITEM_ID] = [[item.decode() for item in row] for row in plain[serving.ITEM_ID]]
+    return plain

@@ -12,7 +12,7 @@ def _describe(outputs: Mapping[str, Properties]) -> str:
 
 INFRA_VALIDATOR = Component(
     name="infra_validator",
-    description="Loads the SavedModel in a second process and replays its warm-up requests.",
+    description="Loads the SavedModel in a second process, without Python, and replays its warm-up requests.",
     config=InfraValidatorConfig,
     inputs={"serving_model": Port("ServingModel", "The exported model.")},
     outputs={"infra_blessing": Port("InfraBlessing", "INFRA_BLESSED or INFRA_NOT_BLESSED.")},

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from components.trajectory_gen.config import TrajectoryGenConfig
 from components.trajectory_gen.encoding import RecordFile, Values, encode, float_values, int64_values, text_values
@@ -125,8 +126,9 @@ class _Features:
             trajectory.REWARD: reward,
             trajectory.RETURN_TO_GO: discounted_returns(reward, sessions.lengths, config.discount),
         }
-        if sessions.rows.column(interaction.PROPENSITY).null_count == 0:
-            self._floats[trajectory.PROPENSITY] = sessions.column(interaction.PROPENSITY).astype(np.float32)
+        propensity = sessions.rows.column(interaction.PROPENSITY)
+        if propensity.null_count < len(propensity):
+            self._floats[trajectory.PROPENSITY] = pc.fill_null(propensity, 0.0).to_numpy().astype(np.float32)
 
     def of(self, chosen: npt.NDArray[np.int64]) -> dict[str, Values]:
         """Values of all features of some records."""

@@ -274,6 +274,14 @@ class Algorithm(Learner):
         """The head that recommends."""
         return self.heads[0]
 
+    @property
+    def searched_head(self) -> str | None:
+        """The head that recommends, where what it thinks of an item of the catalogue is one product of a state and the item's vector.
+
+        The best of such items can be searched for among similar ones. None for an algorithm that needs all scores.
+        """
+        return "policy" if self.recommender == "policy" else None
+
     def head_states(self, states: tf.Tensor, item_id: tf.Tensor, condition: Condition | None = None) -> dict[str, Any]:
         """What each head knows at every step, before it looks at the catalogue: states [B, T+1, D] -> tensors [B, T+1, ...]."""
         return {"policy": self.policy(states, item_id)}
@@ -329,8 +337,14 @@ class Algorithm(Learner):
         Returns:
             The ranking; see `models.ranking`.
         """
-        scores = self.policy_scores(state["policy"], history, tables or self.tables())
+        scores = self.scores(state, history, head, tables)
         return best_of_catalogue(scores, self._catalogue.num_items, k, excluded)
+
+    def scores(
+        self, state: Mapping[str, Any], history: tf.Tensor, head: str | None = None, tables: Mapping[str, Any] | None = None
+    ) -> CatalogueScores:
+        """Scores of the catalogue before M states, for ranking; arguments as those of `rank`."""
+        return self.policy_scores(state["policy"], history, tables or self.tables())
 
     def policy_scores(self, policy: PolicyState, history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         """Log-probabilities of M states of the policy head as ranking takes them."""

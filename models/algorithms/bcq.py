@@ -76,6 +76,10 @@ class BCQ(ValueAlgorithm):
         table = self.policy.vectors(self.encoder.embedding.table)
         return candidates.logged_logits(policy.states, lambda item_id: tf.gather(table, item_id)[..., None, :])[..., 0]
 
+    @property
+    def searched_head(self) -> str | None:
+        return "policy" if self.recommender == "policy" else None
+
     def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         values = super().value_scores(state, history, tables)
         clone = self.policy_scores(state["policy"], history, tables)

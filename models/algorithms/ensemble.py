@@ -89,6 +89,10 @@ class Ensemble(ValueAlgorithm):
         draws = tf.stack([self._seed.uniform_of(session, head) for head in range(self._config.num_heads)], axis=1)
         return tf.cast(draws < rate, tf.float32) / rate
 
+    @property
+    def searched_head(self) -> str | None:
+        return "policy" if self.recommender == "policy" else None
+
     def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         values, width = state["values"], tf.shape(state["values"].states)[-1]
         repetition = sum_by_item(history, values.copy_weights)
@@ -100,4 +104,4 @@ class Ensemble(ValueAlgorithm):
             own.append(logits.of_items(history, self.catalogue.num_items) + values.bonus[:, head : head + 1] * repetition)
         scores = CatalogueLogits.of_scores(self.cautious(tf.stack(dense), axis=0))
         cautious = self.cautious(tf.stack(own), axis=0)
-        return CatalogueScores(scores, tf.zeros_like(cautious[:, :1]), history, cautious, num_falling=tf.shape(history)[1])
+        return CatalogueScores(scores, tf.zeros([tf.shape(cautious)[0], 1]), history, cautious, num_falling=tf.shape(history)[1])

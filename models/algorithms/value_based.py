@@ -9,12 +9,12 @@ from models.algorithms.base import Algorithm, Catalogue, Condition, Encoder, Net
 from models.algorithms.targeted import Parts, TargetedAlgorithm, TargetedConfig
 from models.batch import TrajectoryBatch
 from models.candidates import Candidates
-from models.catalogue import CatalogueLogits
+from models.clustered import logits_of
 from models.frameworks import tf
 from models.losses.health import value_health
 from models.losses.td import bootstrap
 from models.module import Module
-from models.ranking import CatalogueScores, Ranking, best_of_catalogue, sum_by_item
+from models.ranking import CatalogueScores, sum_by_item
 from models.sampling import NegativeSampler, Seed
 
 
@@ -84,27 +84,25 @@ class ValueRanking(Algorithm):
         policy = super().tables() if self.has_policy else {}
         return {**policy, "values": self.values.table}
 
-    def rank(
-        self,
-        state: Mapping[str, Any],
-        history: tf.Tensor,
-        k: int,
-        excluded: tf.Tensor | None = None,
-        head: str | None = None,
-        tables: Mapping[str, Any] | None = None,
-    ) -> Ranking:
+    def scores(
+        self, state: Mapping[str, Any], history: tf.Tensor, head: str | None = None, tables: Mapping[str, Any] | None = None
+    ) -> CatalogueScores:
         tables = tables or self.tables()
         if (head or self.recommender) == "policy":
-            return super().rank(state, history, k, excluded, head, tables)
-        return best_of_catalogue(self.value_scores(state, history, tables), self.catalogue.num_items, k, excluded)
+            return super().scores(state, history, head, tables)
+        return self.value_scores(state, history, tables)
+
+    @property
+    def searched_head(self) -> str | None:
+        return self.recommender
 
     def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         """Values of M states as ranking takes them; for one head, or a table that is a mixture of several."""
         values = state["values"]
-        logits = CatalogueLogits(values.states, tables["values"][1 : self.catalogue.num_items])
+        logits = logits_of(values.states, tables["values"], self.catalogue.num_items)
         own = logits.of_items(history, self.catalogue.num_items)
         own += tf.reduce_mean(values.bonus, axis=-1, keepdims=True) * sum_by_item(history, values.copy_weights)
-        return CatalogueScores(logits, tf.zeros_like(own[:, :1]), history, own, num_falling=tf.shape(history)[1])
+        return CatalogueScores(logits, tf.zeros([tf.shape(own)[0], 1]), history, own, num_falling=tf.shape(history)[1])
 
     def state_values(self, item_id: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """V(s) = max_a Q(s, a) over the whole catalogue.

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.artifacts import Artifact
+from components.base import ComponentError
 from components.exporter.config import ExporterConfig
 from components.exporter.executor import execute
-from components.model_io import LoadedModel, load_model
+from components.model_io import WEIGHTS, LoadedModel, load_model, write_weights
 from models.frameworks import tf
 from models.serving import ServedPolicy
 from schemas.config import ConfigError, decode
@@ -181,26 +184,30 @@ def test_the_artifact_states_what_it_holds(exported: tuple[Path, Mapping[str, An
     assert stated["k"] == K
     assert stated["num_items"] == toy.NUM_ITEMS
     assert stated["max_steps"] == toy.MAX_STEPS
-    assert stated["signatures"] == ["serving_default"]
+    assert stated["signatures"] == ["explore", "recommend", "score_candidates", "serving_default", "serving_examples"]
     assert stated["model"] == toy.trained().model.digest
 
 
-def _requests(saved: Path) -> list[dict[str, np.ndarray]]:
+def _requests(saved: Path, signature: str | None = "serving_default") -> list[dict[str, np.ndarray]]:
+    """Inputs of the warm-up requests for a signature, or for all."""
     from tensorflow_serving.apis import prediction_log_pb2
 
     path = saved / "assets.extra" / "tf_serving_warmup_requests"
     requests = []
     for record in tf.data.TFRecordDataset(str(path)):
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
-        assert request.model_spec.signature_name == "serving_default"
-        requests.append({name: tf.make_ndarray(proto) for name, proto in request.inputs.items()})
+        if signature in (None, request.model_spec.signature_name):
+            requests.append({name: tf.make_ndarray(proto) for name, proto in request.inputs.items()})
     return requests
 
 
 def test_warm_up_requests_have_every_size_an_empty_history_and_an_unknown_item(saved: Path, exported: tuple[Path, Mapping[str, Any]]):
     requests = _requests(saved)
     assert [len(request["item_history"]) for request in requests] == [1] * 4 + [3] * 4
-    assert exported[1]["warmup_requests"] == 8
+    # Five more of each size are for the other signatures.
+    assert exported[1]["warmup_requests"] == len(_requests(saved, None)) == 18
+    for signature, count in {"recommend": 4, "explore": 2, "score_candidates": 2, "serving_examples": 2}.items():
+        assert len(_requests(saved, signature)) == count
     known = {name.encode() for name in NAMES} | {b""}
     for size in (1, 3):
         of_size = [request["item_history"] for request in requests if len(request["item_history"]) == size]
@@ -211,7 +218,7 @@ def test_warm_up_requests_have_every_size_an_empty_history_and_an_unknown_item(s
 
 
 def test_expected_answers_are_those_to_the_warm_up_requests(saved: Path, exported: tuple[Path, Mapping[str, Any]], signature: Any):
-    expected = json.loads((exported[0] / "expected.json").read_text())
+    expected = [answer for answer in json.loads((exported[0] / "expected.json").read_text()) if set(answer) == {"item_id", "score"}]
     requests = _requests(saved)
     assert len(expected) == len(requests)
     for request, answer in zip(requests, expected, strict=True):
@@ -221,7 +228,7 @@ def test_expected_answers_are_those_to_the_warm_up_requests(saved: Path, exporte
 
 
 def test_no_more_requests_than_a_server_takes():
-    with pytest.raises(ConfigError, match=r"1 to 1000 requests.*found 1002"):
+    with pytest.raises(ConfigError, match=r"1 to 1000 requests.*found 2019"):
         decode(ExporterConfig, {"warmup_batch_sizes": [1, 2, 3], "num_warmup_requests": 334}, "test")
     with pytest.raises(ConfigError, match="1 to 1000 requests"):
         decode(ExporterConfig, {"warmup_batch_sizes": []}, "test")
@@ -235,3 +242,49 @@ def test_a_model_without_a_test_split_of_records_is_exported(tmp_path: Path):
     config = ExporterConfig(k=2, warmup_batch_sizes=(1,), num_warmup_requests=1)
     execute(config, {"model": toy.trained().model, "examples": examples}, outputs, toy.context(tmp_path))
     assert (tmp_path / "serving_model" / "Format-Serving" / "saved_model.pb").is_file()
+
+
+# === Large catalogues ===
+
+
+def _searched(folder: Path, model: Artifact | None = None, **retrieval: Any) -> Mapping[str, Any]:
+    config = ExporterConfig(k=3, warmup_batch_sizes=(1,), num_warmup_requests=1, retrieval={"block_size": 2, **retrieval})
+    run, outputs = toy.trained(), {"serving_model": folder / "serving_model"}
+    inputs = {"model": model or run.model, "examples": run.examples}
+    return execute(config, inputs, outputs, toy.context(folder))["serving_model"]
+
+
+def _shaken(folder: Path) -> Artifact:
+    """The trained model with random weights, whose best items are anywhere."""
+    artifact = toy.trained().model
+    shutil.copytree(artifact.path, folder)
+    write_weights(toy.shake(load_model(artifact).algorithm), folder / WEIGHTS)
+    return replace(artifact, path=folder)
+
+
+def test_a_search_looks_into_as_few_blocks_as_find_enough_and_says_what_it_found(tmp_path: Path):
+    stated = _searched(tmp_path, method="clustered", min_recall=0.3)
+    found = stated["retrieval"]
+    # 20 items in blocks of two, of which a quarter may be looked into; the session's own items are found anyway.
+    assert (found["method"], found["blocks"], found["block_size"]) == ("clustered", 10, 2)
+    assert found["probes"] in (1, 2)
+    assert 0.3 <= found["recall@3"] <= 1.0
+    assert found["histories"] == 30
+    assert found["score_difference"] >= 0.0
+    loaded = tf.saved_model.load(str(tmp_path / "serving_model" / "Format-Serving"))
+    answer = loaded.signatures["serving_default"](item_history=tf.constant([["item-3", "item-4"]]), exclude=tf.constant([NAMES[:15]]))
+    items = {item.decode() for item in answer["item_id"].numpy()[0]}
+    assert len(items) == 3
+    assert items < set(NAMES[15:])
+
+
+@pytest.mark.slow
+def test_a_search_that_finds_too_little_is_not_used(tmp_path: Path):
+    # One of five blocks may be looked into: four items of twenty, and those of the session.
+    model = _shaken(tmp_path / "shaken")
+    with pytest.raises(ComponentError, match=r"retrieval.method is clustered, but looking into a quarter of the blocks finds 0\.\d+ of"):
+        _searched(tmp_path, model, method="clustered", block_size=4, min_recall=1.0)
+    found = _searched(tmp_path / "auto", model, method="auto", block_size=4, clustered_from=1, min_recall=1.0)["retrieval"]
+    assert found["method"] == "exact"
+    assert "finds 0." in found["reason"]
+    assert _searched(tmp_path / "small")["retrieval"] == {"method": "exact"}

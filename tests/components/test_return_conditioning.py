@@ -252,14 +252,14 @@ def test_an_export_is_warmed_up_in_both_signatures_and_blessed(run: Any, tmp_pat
     config = ExporterConfig(k=5, warmup_batch_sizes=(1, 2), num_warmup_requests=2)
     outputs = {"serving_model": tmp_path / "serving_model"}
     stated = export(config, {"model": run.model, "examples": run.examples}, outputs, toy.context(tmp_path))["serving_model"]
-    assert stated["signatures"] == ["serving_default", "serving_return"]
-    assert stated["warmup_requests"] == 8
+    assert stated["signatures"] == ["explore", "recommend", "score_candidates", "serving_default", "serving_examples", "serving_return"]
+    assert stated["warmup_requests"] == 18
     artifact = toy.artifact(tmp_path / "serving_model", "ServingModel")
     blessing = validate(
         InfraValidatorConfig(), {"serving_model": artifact}, {"infra_blessing": tmp_path / "blessing"}, toy.context(tmp_path)
     )["infra_blessing"]
     assert blessing["blessed"] == 1, blessing["reasons"]
-    assert "8 warm-up requests answered as at export" in blessing["reasons"][0]
+    assert "18 warm-up requests answered as at export" in blessing["reasons"][0]
 
 
 # === What is evaluated ===

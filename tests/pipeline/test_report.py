@@ -393,6 +393,7 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "exporter": exporter(),
         "infra_validator": infra_validator(),
         "pusher": pusher(blessed),
+        "bulk_inferrer": {"inference_result": ("InferenceResult", {"inferred": 0, "reasons": ["off"]}, {})},
     }
 
 
@@ -574,9 +575,9 @@ def test_a_run_that_ended_early_has_no_verdict(make_run: MakeRun, tmp_path: Path
 def test_steps_show_status_time_and_what_they_say_of_themselves(make_run: MakeRun, tmp_path: Path) -> None:
     page = report(make_run(complete()), tmp_path)
     assert "trajectory_gen 10,000 rows, 37 quarantined, 7,948 events in 2,715 trajectories, 400 items executed 1.5 s" in page.text
-    # 1.5 s for the first of 15 steps, 3 s for the second, …
+    # 1.5 s for the first of 16 steps, 3 s for the second, …
     assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 22.5 s" in page.text
-    assert "1 executed, 14 cached 3 min" in page.text
+    assert "1 executed, 15 cached 3 min" in page.text
 
 
 def test_splits_show_shares_and_times(make_run: MakeRun, tmp_path: Path) -> None:

@@ -198,8 +198,14 @@ def test_a_propensity_outside_0_to_1_is_a_bad_row(read_text: Read, propensity: s
 
 
 def test_a_propensity_that_is_no_number_is_a_bad_row(read_text: Read) -> None:
-    outcome = read_text(f"user,item,time,p\na,x,{T},\na,x,{T},1\n", columns=SHOWN)
-    assert [reason for _, _, reason, _ in outcome.bad] == ["p '' is not a finite number"]
+    outcome = read_text(f"user,item,time,p\na,x,{T},much\na,x,{T},1\n", columns=SHOWN)
+    assert [reason for _, _, reason, _ in outcome.bad] == ["p 'much' is not a finite number"]
+
+
+@pytest.mark.parametrize("beside", ["", f"a,x,{T},much\n"], ids=["typed", "row_by_row"])
+def test_an_event_that_no_recommendation_led_to_has_no_propensity(read_text: Read, beside: str) -> None:
+    outcome = read_text(f"user,item,time,p\na,x,{T},0.5\na,x,{T},\n{beside}", columns=SHOWN)
+    assert [row[6] for row in outcome.rows] == [0.5, None]
 
 
 def test_a_session_column_is_kept_and_must_not_be_empty(read_text: Read) -> None:

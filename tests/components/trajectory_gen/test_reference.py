@@ -303,3 +303,9 @@ def test_propensities_are_written_where_the_log_has_them(folder: Path, drive: Dr
     out = drive(TrajectoryGenConfig(dataset=dataset, split=split), fresh(folder), num_shards=2)
     found = {record["user_id"][0]: [round(p, 6) for p in record["propensity"]] for record in out.every()}
     assert found == {b"u0": [0.1, 0.1], b"u1": [0.2, 0.2], b"u2": [0.3, 0.3], b"u3": [0.4, 0.4]}
+    # An event for which none was logged has 0, which no event that was shown can have.
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    (tmp_path / "log.csv").write_text("\n".join([*lines[:-1], lines[-1].removesuffix("0.4")]) + "\n")
+    out = drive(TrajectoryGenConfig(dataset=dataset, split=split), fresh(folder), num_shards=2)
+    found = {record["user_id"][0]: [round(p, 6) for p in record["propensity"]] for record in out.every()}
+    assert found == {b"u0": [0.1, 0.1], b"u1": [0.2, 0.2], b"u2": [0.3, 0.3], b"u3": [0.4, 0.0]}

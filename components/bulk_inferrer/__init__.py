@@ -1,0 +1,1 @@
+"""Recommends for many histories at once."""
