@@ -23,6 +23,8 @@ ArtifactType = Literal[
     "Schema",
     "ExampleAnomalies",
     "LeakageAudit",
+    "RewardModel",
+    "UserModel",
     "Model",
     "ModelRun",
     "ModelEvaluation",

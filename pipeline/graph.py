@@ -86,6 +86,19 @@ GRAPH: tuple[Step, ...] = (
         neighbours=FromStep("neighbour_gen", "neighbours"),
     ),
     _step(
+        "reward_trainer",
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+        anomalies=FromStep("example_validator", "anomalies"),
+    ),
+    _step(
+        "user_model_trainer",
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+        neighbours=FromStep("neighbour_gen", "neighbours"),
+        anomalies=FromStep("example_validator", "anomalies"),
+    ),
+    _step(
         "relabeller",
         examples=FromStep("trajectory_gen", "examples"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
@@ -97,6 +110,8 @@ GRAPH: tuple[Step, ...] = (
         relabelled=FromStep("relabeller", "relabelled"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
         neighbours=FromStep("neighbour_gen", "neighbours"),
+        reward_model=FromStep("reward_trainer", "reward_model"),
+        user_model=FromStep("user_model_trainer", "user_model"),
         anomalies=FromStep("example_validator", "anomalies"),
         audit=FromStep("leakage_audit", "audit"),
         base_model=FromHistory("evaluator", "model", blessed_only=True, only_if=("warm_start_from", "latest_blessed")),

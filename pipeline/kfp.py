@@ -21,6 +21,8 @@ from schemas.config import canonical_json
 ARTIFACT_CLASSES: Mapping[str, str] = {
     "Examples": "Dataset",
     "Model": "Model",
+    "RewardModel": "Model",
+    "UserModel": "Model",
     "ServingModel": "Model",
     "PushedModel": "Model",
     "ModelEvaluation": "Metrics",

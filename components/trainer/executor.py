@@ -34,6 +34,8 @@ def execute(
         relabelled=_relabelled(inputs),
         neighbours=read_neighbours(inputs["neighbours"], kept) if kept else None,
         latest=inputs.get("base_model"),
+        reward_model=inputs.get("reward_model"),
+        user_model=inputs.get("user_model"),
     )
     algorithm, model_config, state = fitted.algorithm, fitted.config, fitted.state
     save_model(outputs["model"], algorithm, model_config, inputs["vocabulary"].path / ITEMS_FILE)

@@ -10,7 +10,9 @@ from components.artifacts import Artifact, open_artifact
 from components.base import Context
 from components.model_io import LoadedModel, ModelConfig, build_model, load_model, warm_start
 from components.trainer.config import TrainerConfig
+from components.trainer.imagination import imagination_of
 from components.trainer.loop import LoopState, Trainable, TrainingLoop, frameworks
+from components.trainer.rewards import estimated_rewards
 from components.trajectory_gen.vocabulary import read_vocabulary
 from models.algorithms.base import Algorithm
 from models.co_visitation import Neighbours
@@ -46,6 +48,8 @@ def fit(
     relabelled: Artifact | None = None,
     neighbours: Neighbours | None = None,
     latest: Artifact | None = None,
+    reward_model: Artifact | None = None,
+    user_model: Artifact | None = None,
 ) -> Fitted:
     """Trains a model, going on where an earlier attempt with the same scratch folder was stopped.
 
@@ -58,6 +62,8 @@ def fit(
         relabelled: Trajectories to train on in place of the train split of `examples`.
         neighbours: Those of the items, for models that mix them in.
         latest: The model that `warm_start_from: latest_blessed` means.
+        reward_model: What `reward_trainer` made, for `reward.source: pretrained`.
+        user_model: What `user_model_trainer` made, for `imagination`.
     """
     items = read_vocabulary(vocabulary)
     model_config = ModelConfig(algorithm=config.algorithm, network=config.network, max_steps=examples.properties["max_length"])
@@ -65,7 +71,9 @@ def fit(
         algorithm = build_model(model_config, items, config.seed, neighbours)
         base = open_artifact(config.warm_start_from) if config.warm_start_from not in (None, "latest_blessed") else latest
         started_from = warm_start(algorithm, load_model(base), items) if config.warm_start_from and base is not None else None
-        trainable = Trainable(LoadedModel(algorithm, model_config, items), config)
+        rewards = estimated_rewards(config.reward, algorithm, items, examples, config.seed, reward_model)
+        imagination = imagination_of(config, algorithm, items, examples, user_model)
+        trainable = Trainable(LoadedModel(algorithm, model_config, items), config, rewards, imagination)
         state = TrainingLoop(trainable, config, examples, context, logs, relabelled).run()
     if config.mixed_precision:
         # Evaluated in the precision it is served in.
