@@ -112,6 +112,7 @@ def _kind(annotation: Any) -> str:
     members = _members(annotation)
     if len(members) > 1:
         return " or ".join(_kind(member) for member in members)
+    (annotation,) = members
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))
