@@ -15,13 +15,15 @@ from components.neighbours import read_neighbours
 from components.trainer.config import TrainerConfig
 from components.trainer.fitting import fit
 from components.trainer.loop import LoopState
+from components.trainer.workers import Workers
 from components.trajectory_gen.vocabulary import ITEMS_FILE
 
 
 def execute(
     config: TrainerConfig, inputs: Mapping[str, Artifact], outputs: Mapping[str, Path], context: Context
 ) -> Mapping[str, Properties]:
-    """Runs the step; see `components.base.Execute`."""
+    """Runs the step; see `components.base.Execute`. Of several workers the chief alone fills the folders."""
+    workers = Workers.from_environment()
     kept = config.network.neighbours
     fitted = fit(
         config,
@@ -32,7 +34,10 @@ def execute(
         relabelled=_relabelled(inputs),
         neighbours=read_neighbours(inputs["neighbours"], kept) if kept else None,
         latest=inputs.get("base_model"),
+        workers=workers,
     )
+    if not workers.is_chief:
+        return {}
     algorithm, model_config, state = fitted.algorithm, fitted.config, fitted.state
     save_model(outputs["model"], algorithm, model_config, inputs["vocabulary"].path / ITEMS_FILE)
     write_json(outputs["model_run"] / HISTORY_FILE, {"steps": state.steps, "epochs": state.epochs})

@@ -21,6 +21,7 @@ from components.evaluation import Protocol, rank_model
 from components.model_io import LoadedModel, ModelConfig, build_model, read_weights, write_weights
 from components.trainer.config import TrainerConfig
 from components.trainer.step import TrainStep
+from components.trainer.workers import Workers
 from components.trajectory_io import Transitions, Window, epoch_batches, ordered_batches, shard_files
 from models.algorithms.base import Algorithm
 from models.algorithms.sequence_model import SequenceConfig
@@ -71,11 +72,13 @@ class Trainable:
     Args:
         model: What is trained; its variables exist.
         config: How.
+        workers: The processes that train it; their variables were made in `workers.scope`, and so must this be.
     """
 
-    def __init__(self, model: LoadedModel, config: TrainerConfig):
+    def __init__(self, model: LoadedModel, config: TrainerConfig, workers: Workers | None = None):
         self.model = model
-        self.step = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla)
+        self.workers = workers or Workers()
+        self.step = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla, self.workers)
         self.ranked = RankedPolicy(model.algorithm, MAX_RANK)
 
     @property
@@ -180,7 +183,8 @@ class TrainingLoop:
     """Trains an algorithm until it stops getting better, has done its epochs, or is interrupted.
 
     Interrupted at any point and started again with the same scratch folder, it goes on from its last checkpoint: weights,
-    optimiser, random generators, place in the data.
+    optimiser, random generators, place in the data. Of several workers all do the same steps; the chief alone ranks, decides and
+    writes.
 
     Args:
         trainable: What is trained.
@@ -207,6 +211,7 @@ class TrainingLoop:
         self._examples = examples
         self._context = context
         self._step = trainable.step
+        self._workers = trainable.workers
         self._ranked = trainable.ranked
         self._files = shard_files(relabelled or examples, "train")
         self._window = _window(algorithm, config, relabelled) if relabelled is not None else None
@@ -230,6 +235,7 @@ class TrainingLoop:
     def run(self) -> LoopState:
         """Trains; afterwards the algorithm has the best weights."""
         self._restore()
+        self._workers.check_together(self.state.step)
         config, state = self._config, self.state
         if state.step == 0:
             self._algorithm.adapt(iter(ordered_batches(self._files, config.batch_size)))
@@ -243,7 +249,8 @@ class TrainingLoop:
             except (KeyboardInterrupt, SystemExit):
                 self._save()
                 raise
-        read_weights(self._algorithm, self._best)
+        if self._workers.is_chief:
+            read_weights(self._algorithm, self._best)
         for writer in self._writers.values():
             writer.close()
         return state
@@ -271,7 +278,7 @@ class TrainingLoop:
             if batch is None:
                 break
             meter.waited += time.monotonic() - begun
-            losses, health, targets = self._step(batch, state.step)
+            losses, health, targets = self._step(self._workers.share(batch), state.step)
             values = {name: float(value) for name, value in losses.items()}
             if not all(math.isfinite(value) for value in values.values()):
                 self._stop_on_nan(batch, values)
@@ -297,23 +304,18 @@ class TrainingLoop:
         """Ranks the eval split, keeps the weights if they are the best, and decides whether to go on."""
         config, state = self._config, self.state
         stopping = config.early_stopping
-        protocol = Protocol(max_states=stopping.max_states)
-        ranked = rank_model(self._ranked, self._model.vocabulary, self._examples, "eval", protocol, self._context)
-        # What everybody is shown says early that a policy collapses, while accuracy still holds.
-        metrics = {**sum_by_session(ranked).values(), **beyond_accuracy(ranked, self._algorithm.catalogue.num_items)}
-        if stopping.metric not in metrics:
-            raise ComponentError(
-                f"trainer.early_stopping.metric: {stopping.metric!r} is not measured on the eval split; known: {', '.join(metrics)}"
-            )
+        metrics = self._rank() if self._workers.is_chief else {}
+        value = self._workers.from_chief(metrics.get(stopping.metric, 0.0))
+        metrics = metrics or {stopping.metric: value}
         state.epochs.append({"epoch": state.epoch + 1, "step": state.step, **metrics})
         with self._writers["validation"].as_default(step=state.step):
-            for name, value in metrics.items():
-                tf.summary.scalar(name, value)
-        value = metrics[stopping.metric]
+            for name, measured in metrics.items():
+                tf.summary.scalar(name, measured)
         keeps_last = stopping.keep == "last"
         better = value > state.best
         if better or keeps_last:
-            write_weights(self._algorithm, self._best)
+            if self._workers.is_chief:
+                write_weights(self._algorithm, self._best)
             state.best, state.best_epoch = value, state.epoch
         self._context.progress.log(f"epoch {state.epoch + 1}: {stopping.metric} {value:.4f}" + (", the best so far" if better else ""))
         if not keeps_last and state.epoch - state.best_epoch >= stopping.patience:
@@ -324,6 +326,19 @@ class TrainingLoop:
             state.stopped = f"max_epochs = {config.max_epochs} reached"
         state.epoch, state.batch = state.epoch + 1, 0
 
+    def _rank(self) -> dict[str, float]:
+        """Metrics of the eval split."""
+        stopping = self._config.early_stopping
+        protocol = Protocol(max_states=stopping.max_states)
+        ranked = rank_model(self._ranked, self._model.vocabulary, self._examples, "eval", protocol, self._context)
+        # What everybody is shown says early that a policy collapses, while accuracy still holds.
+        metrics = {**sum_by_session(ranked).values(), **beyond_accuracy(ranked, self._algorithm.catalogue.num_items)}
+        if stopping.metric not in metrics:
+            raise ComponentError(
+                f"trainer.early_stopping.metric: {stopping.metric!r} is not measured on the eval split; known: {', '.join(metrics)}"
+            )
+        return metrics
+
     def _log(self, meter: _Meter) -> None:
         row = {"step": self.state.step, **meter.summary()}
         self.state.steps.append(row)
@@ -332,6 +347,8 @@ class TrainingLoop:
                 tf.summary.scalar(name, value)
 
     def _save(self) -> None:
+        if not self._workers.is_chief:
+            return
         self._saved_state.assign(json.dumps(asdict(self.state)))
         self._manager.save(checkpoint_number=self.state.step)
         self._saved_at = time.monotonic()
@@ -359,7 +376,8 @@ class TrainingLoop:
 
     def _stop_on_nan(self, batch: TrajectoryBatch, values: dict[str, float]) -> None:
         """Keeps the batch for looking at, and says which it was."""
-        path = self._context.scratch / f"nan_batch_{self.state.step}.npz"
+        worker = "" if self._workers.is_chief else f"_worker_{self._workers.cluster.index}"
+        path = self._context.scratch / f"nan_batch_{self.state.step}{worker}.npz"
         np.savez(path, **{name: np.asarray(value) for name, value in batch._asdict().items()})
         bad = ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
         odd = [name for name in ("reward", "return_to_go") if not np.isfinite(np.asarray(getattr(batch, name))).all()]
