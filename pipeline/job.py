@@ -151,7 +151,7 @@ def execute(job: Job, progress: Progress) -> dict[str, Artifact]:
     if not job.cluster.is_chief:
         _assist(job, progress)
         return {}
-    component, making = job.component, {name: _making(folder) for name, folder in job.outputs.items()}
+    component, making = job.component, {name: _making(job, name) for name in job.outputs}
     failure: ComponentError | None = None
     try:
         with _scratch(job) as scratch:
@@ -186,8 +186,17 @@ def _assist(job: Job, progress: Progress) -> None:
         job.component.load()(job.config.of(job.component.name), job.inputs, outputs, context)
 
 
-def _making(output: Path) -> Path:
-    """Where an output is made: beside its place, or inside a folder that is there already, such as a mounted volume."""
+def _making(job: Job, name: str) -> Path:
+    """Where an output is made: beside its place, or where the workers of another engine can write, too."""
+    if job.config.beam.engine is None or job.scratch is None:
+        return _beside(job.outputs[name])
+    folder = job.scratch / job.component.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f".making-{job.run_id}-{name}-{os.getpid()}"
+
+
+def _beside(output: Path) -> Path:
+    """A folder beside a place, or inside it where it is there already, because it may be a mounted volume."""
     folder = output if output.is_dir() else output.parent
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f".making-{output.name}-{os.getpid()}"
@@ -195,6 +204,14 @@ def _making(output: Path) -> Path:
 
 def _publish(making: Path, output: Path) -> None:
     """Moves a finished artifact to its place: in one step where that is possible, else with the manifest last."""
+    if making.parent not in (output, output.parent):
+        elsewhere, making = making, _beside(output)
+        try:
+            shutil.copytree(elsewhere, making)
+            _publish(making, output)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+        return
     if making.parent != output:
         publish(making, output)
         return

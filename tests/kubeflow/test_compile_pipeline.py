@@ -329,7 +329,7 @@ def test_script_and_command_write_the_same_file(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["compile", *options, str(tmp_path / "command.yaml")])
     assert answer.exit_code == 0, answer.output
     script = [sys.executable, str(ROOT / "kubeflow" / "compile_pipeline.py"), *options, str(tmp_path / "script.yaml")]
-    subprocess.run(script, check=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    subprocess.run(script, check=True, timeout=600, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
     assert (tmp_path / "command.yaml").read_bytes() == (tmp_path / "script.yaml").read_bytes()
     pipeline = documents(tmp_path / "command.yaml")[0]
     assert pipeline["pipelineInfo"]["name"] == "other-shop"

@@ -395,3 +395,24 @@ def test_an_input_of_another_content_than_its_maker_wrote_is_refused(
     assert "run again without the cache" in message
     assert "no such expect; known: statistics, vocabulary" in refused(capsys, *schema_gen, *output, "--expect", "examples=0")
     assert "not what Kubeflow tells a task" in refused(capsys, *schema_gen, *output, "--executor-input", '{"inputs": {}}')
+
+
+def test_what_workers_elsewhere_write_is_made_on_the_shared_volume(schema_gen: list[str], tmp_path: Path, install: Install) -> None:
+    """The folder of a container's output is its own; a Beam engine's workers see what is below the root."""
+    (tmp_path / "volume").mkdir()
+    made: list[Path] = []
+
+    def execute(config: Any, inputs: Any, outputs: Mapping[str, Path], context: Any) -> dict[str, Any]:
+        made.append(outputs["schema"])
+        assert context.beam_args[0] == "--runner=PortableRunner"
+        return write_schema(config, inputs, outputs, context)
+
+    install(execute)
+    config = json.dumps({**json.loads(CONFIG), "beam": {"engine": {"name": "flink"}}})
+    output = tmp_path / "container" / "schema"
+    assert run(*schema_gen, "--output", f"schema={output}", "--root", str(tmp_path / "volume"), config=config) == 0
+    assert made[0].is_relative_to(tmp_path / "volume" / "scratch")
+    verify(open_artifact(output), contents=True)
+    assert (output / "schema.pbtxt").read_text() == "7 rows"
+    assert [path for path in (tmp_path / "volume").rglob("*") if path.is_file()] == []
+    assert [path.name for path in output.parent.iterdir()] == ["schema"]
