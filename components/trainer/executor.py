@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from components.artifacts import HISTORY_FILE, Artifact, write_json
 from components.base import Context, Properties
-from components.model_io import save_model
-from components.neighbours import read_neighbours
 from components.trainer.config import TrainerConfig
-from components.trainer.fitting import fit
-from components.trainer.loop import LoopState
 from components.trainer.workers import Workers
-from components.trajectory_gen.vocabulary import ITEMS_FILE
+
+if TYPE_CHECKING:
+    from components.trainer.loop import LoopState
 
 
 def execute(
@@ -24,6 +22,12 @@ def execute(
 ) -> Mapping[str, Properties]:
     """Runs the step; see `components.base.Execute`. Of several workers the chief alone fills the folders."""
     workers = Workers.from_environment()
+    # Not before: workers are joined before TensorFlow computes anything, and modules of models compute when they are imported.
+    from components.model_io import save_model
+    from components.neighbours import read_neighbours
+    from components.trainer.fitting import fit
+    from components.trajectory_gen.vocabulary import ITEMS_FILE
+
     kept = config.network.neighbours
     fitted = fit(
         config,

@@ -68,13 +68,14 @@ class Workers:
         """Sum over all workers, inside of `run`."""
         if self.strategy is None:
             return value
-        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+        # On a device, which an argument of a compiled function is not.
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
     def greatest(self, value: tf.Tensor) -> tf.Tensor:
         """Greatest value of all workers, inside of `run`."""
         if self.strategy is None:
             return value
-        return tf.reduce_max(tf.distribute.get_replica_context().all_gather(value[None], axis=0))
+        return tf.reduce_max(tf.distribute.get_replica_context().all_gather(tf.identity(value)[None], axis=0))
 
     def from_chief(self, value: float) -> float:
         """The chief's number. Workers that look at one number decide alike, whatever they would have measured themselves."""

@@ -70,7 +70,7 @@ def test_the_image_is_pinned_and_runs_as_nobody_special() -> None:
     _, build, final = instructions()
     installed = [command for command in of(build, "RUN") if "pip install" in command]
     assert installed
-    assert "PIP_CONSTRAINT=/src/constraints.txt" in of(build, "ENV")
+    assert "PIP_CONSTRAINT=/src/constraints.txt" in " ".join(of(build, "ENV")).split()
     assert not any("pip" in command for command in of(final, "RUN"))
     (user,) = of(final, "USER")
     # A number, because Kubernetes cannot tell whether a name is root's.
