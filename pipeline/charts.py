@@ -5,7 +5,7 @@ dark one and paper. A drawing is as wide as its place; all lengths here are unit
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -20,6 +20,11 @@ _LETTER = 6.6
 """Width of a letter of a name, about."""
 _LEAST_PLOT = 200.0
 """Least room between names and values."""
+
+_NAME = 15.0
+"""Height of a name at the end of a curve."""
+TONES = 6
+"""Colours of curves; further ones begin anew, and names tell them apart."""
 
 MAX_POINTS = 240
 """More points than this are averaged in groups: a screen cannot show them, and a page should stay small."""
@@ -250,6 +255,56 @@ def histogram(title: str, counts: Sequence[int], x: Axis, y: Axis, marks: Sequen
     return _svg(HEIGHT, f"{title}: {', '.join(text for _, text in marks)}", parts)
 
 
+def curves(title: str, lines: Mapping[str, Sequence[tuple[float, float, float, float]]], x: Axis, y: Axis, width: float = WIDTH) -> Svg:
+    """Several curves in one frame, each with its band and its name at its end.
+
+    Args:
+        title: What is shown, for those who hear it.
+        lines: Name -> (x, value, lower bound, upper bound) in ascending order of x; what is not finite is left out.
+        x: Horizontal axis.
+        y: Vertical axis.
+        width: Of the drawing; names take as much of it as the longest needs.
+    """
+    shown = {name: [point for point in points if all(math.isfinite(number) for number in point)] for name, points in lines.items()}
+    shown = {name: points for name, points in shown.items() if points}
+    if not shown:
+        return Svg("")
+    gutter = _LETTER * max(map(len, shown)) + 14
+    right = max(width, LEFT + _LEAST_PLOT + gutter) - gutter
+    across = make_scale((point[0] for points in shown.values() for point in points), x, (LEFT, right), is_tight=True)
+    bounds = [number for points in shown.values() for point in points for number in point[1:]]
+    # Names need a row each.
+    height = max(HEIGHT, TOP + BOTTOM + _NAME * len(shown))
+    up = make_scale(bounds, y, (height - BOTTOM, TOP))
+    parts = [_frame(across, up, x, y, right, height)]
+    ends = _apart({name: up(points[-1][1]) for name, points in shown.items()}, TOP, height - BOTTOM)
+    for number, (name, points) in enumerate(shown.items()):
+        path = "M" + "L".join(f"{across(px):.1f} {up(value):.1f}" for px, value, _, _ in points)
+        band = [*((px, high) for px, _, _, high in points), *((px, low) for px, _, low, _ in reversed(points))]
+        edge = "M" + "L".join(f"{across(px):.1f} {up(py):.1f}" for px, py in band) + "Z"
+        places = [(across(px), up(value)) for px, value, _, _ in points]
+        tips = [f"{name}, {x.label} {number_text(px)}: {number_text(v, y.percent)}, {low:.4g} to {high:.4g}" for px, v, low, high in points]
+        parts.append(f'<g class="tone{number % TONES}"><path class="band" d="{edge}"/><path class="line" d="{path}"/>')
+        parts += _dots(places, tips)
+        parts.append(_text(right + 8, ends[name] + 4, name, "name", "start") + "</g>")
+    summary = "; ".join(f"{name} from {number_text(p[0][1], y.percent)} to {number_text(p[-1][1], y.percent)}" for name, p in shown.items())
+    return _svg(height, f"{title}: {summary}", parts, right + gutter)
+
+
+def _apart(places: Mapping[str, float], top: float, bottom: float) -> dict[str, float]:
+    """Places of names, as near to where they belong as a row each allows."""
+    found: dict[str, float] = {}
+    last = top - _NAME
+    for name, place in sorted(places.items(), key=lambda entry: entry[1]):
+        last = found[name] = max(place, last + _NAME)
+    # Whoever was pushed out below goes up again, and takes those above along.
+    least = bottom
+    for name in reversed(found):
+        least = found[name] = min(found[name], least)
+        least -= _NAME
+    return found
+
+
 def interval_plot(title: str, rows: Sequence[Interval], x: Axis, at: float | None = None, width: float = WIDTH) -> Svg:
     """Values with their intervals, one row each, in the order given; a line leads down from the main one.
 
@@ -365,10 +420,10 @@ def _best(x: float, y: float, text: str) -> str:
     return ring + _text(x, y - 12, text, "note", side)
 
 
-def _frame(across: Scale, up: Scale, x: Axis, y: Axis) -> str:
+def _frame(across: Scale, up: Scale, x: Axis, y: Axis, right: float = WIDTH - RIGHT, height: float = HEIGHT) -> str:
     """Grid, ticks and titles of both axes."""
-    left, right, bottom = LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = [_text(0, 12, y.label, "axis", "start"), _text((left + right) / 2, HEIGHT - 6, x.label, "axis")]
+    left, bottom = LEFT, height - BOTTOM
+    parts = [_text(0, 12, y.label, "axis", "start"), _text((left + right) / 2, height - 6, x.label, "axis")]
     for tick, label in zip(up.ticks, up.labels, strict=True):
         parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>')
         parts.append(_text(left - 6, up(tick) + 4, label, "tick", "end"))

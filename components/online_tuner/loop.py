@@ -153,6 +153,9 @@ class TuningLoop:
             read_weights(self._algorithm, self._best)
         else:
             state.kept = len(state.evaluations) - 1
+        if isinstance(self._algorithm, CQL):
+            # Whoever trains these weights on, from logs, is as careful as configured.
+            self._algorithm.relax(1.0)
         state.drop = self._drop.get_state()
         return state
 

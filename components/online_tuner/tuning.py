@@ -24,9 +24,7 @@ def tune(
     """Tunes the model; arguments as of an executor."""
     with frameworks(training_config(config)):
         model = load_model(inputs["offline_model"], config.seed)
-        world = _world(config, model)
-        offline = read_offline(inputs["examples"], config.buffer_sessions, config.offline_sessions, model.config.max_steps, config.seed)
-        state = TuningLoop(model, world, offline, config, context).run()
+        state = tune_model(model, inputs["examples"], config, context)
     save_model(outputs["model"], model.algorithm, model.config, inputs["offline_model"].path / ITEMS_FILE)
     write_json(outputs["tuning_run"] / HISTORY_FILE, {"rounds": state.rounds, "evaluations": state.evaluations})
     kept = describe(config, state)
@@ -34,6 +32,23 @@ def tune(
         "model": {**inputs["offline_model"].properties, "validation": {"online_return": kept["kept"]["return"][0]}},
         "tuning_run": {"tuned": 1, **kept},
     }
+
+
+def tune_model(model: LoadedModel, examples: Artifact, config: OnlineTunerConfig, context: Context) -> TuningState:
+    """Tunes a model in its place; it goes on where an earlier attempt with the same scratch folder was stopped.
+
+    Args:
+        model: What is tuned.
+        examples: What it was trained on.
+        config: How.
+        context: Scratch folder and progress.
+
+    Raises:
+        ComponentError: The simulator cannot try this model.
+    """
+    world = _world(config, model)
+    offline = read_offline(examples, config.buffer_sessions, config.offline_sessions, model.config.max_steps, config.seed)
+    return TuningLoop(model, world, offline, config, context).run()
 
 
 def _world(config: OnlineTunerConfig, model: LoadedModel) -> ItemWorld:

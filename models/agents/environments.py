@@ -106,4 +106,6 @@ def as_specs(space: Space | dict[str, Space]) -> Any:
     """The bounded array specs of a space, in its structure."""
     if isinstance(space, dict):
         return {name: as_specs(part) for name, part in space.items()}
-    return array_spec.BoundedArraySpec(space.shape, space.dtype, minimum=space.low, maximum=space.high, name=space.name)
+    # Sampling from a spec, by which TF-Agents builds networks, fails where the bounds have two shapes.
+    low, high = np.broadcast_arrays(space.low, space.high)
+    return array_spec.BoundedArraySpec(space.shape, space.dtype, minimum=low, maximum=high, name=space.name)

@@ -19,6 +19,10 @@ from models.returns import Returns
 from models.sampling import Seed
 from schemas.config import Config
 
+_EDGE = 0.99
+"""Actions beyond are learned as this: logs clip theirs to 1, where the squashing has no end, and so few of them would make all
+deviations so wide that what is drawn is noise."""
+
 
 class GaussianTransformerConfig(Config):
     """Sizes and the bound."""
@@ -188,7 +192,7 @@ class GaussianTransformer(Module):
         mask = tf.cast(batch.is_target(), tf.float32)
         noise = tf.random.stateless_normal(tf.shape(batch.action), self._seed.key(step))
         entropy = self.head.entropy(found, noise)
-        parts = {"likelihood": -self.head.log_prob(found, batch.action)}
+        parts = {"likelihood": -self.head.log_prob(found, tf.clip_by_value(batch.action, -_EDGE, _EDGE))}
         health = {"policy_entropy": tf.stop_gradient(tf.reduce_sum(entropy * mask) / tf.reduce_sum(mask))}
         if self._config.entropy_per_dimension is not None:
             temperature = tf.exp(self.log_temperature)

@@ -31,7 +31,7 @@ class GaussianHead(keras.layers.Layer):
     Masking: none.
 
     References:
-        Zheng et al. (2022), Online Decision Transformer, and its code: two linear heads, orthogonal and without bias at first.
+        Zheng et al. (2022), Online Decision Transformer: two linear heads and the range of the deviations. Their kernels are orthogonal.
         Haarnoja et al. (2018), Soft Actor-Critic, appendix C, for the density of a squashed action.
 
     Args:
@@ -54,8 +54,10 @@ class GaussianHead(keras.layers.Layer):
         self.squashed = squashed
         self.least_log_deviation = least_log_deviation
         self.greatest_log_deviation = greatest_log_deviation
-        self.mean = keras.layers.Dense(num_dimensions, kernel_initializer="orthogonal", name="mean", dtype="float32")
-        self.log_deviation = keras.layers.Dense(num_dimensions, kernel_initializer="orthogonal", name="log_deviation", dtype="float32")
+        # Deviations begin in the middle of their range. With full-sized kernels some begin at its ends, where the tanh has no gradient.
+        small = keras.initializers.Orthogonal(gain=0.1)
+        self.mean = keras.layers.Dense(num_dimensions, kernel_initializer=small, name="mean", dtype="float32")
+        self.log_deviation = keras.layers.Dense(num_dimensions, kernel_initializer="zeros", name="log_deviation", dtype="float32")
 
     def call(self, states: tf.Tensor) -> GaussianState:
         """states [..., D] -> the distribution in each."""

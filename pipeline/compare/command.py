@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from components.artifacts import Artifact
-from components.base import Progress, Task
+from components.base import ComponentError, Progress, Task
 from models.algorithms.registry import ALGORITHMS
 from pipeline.cache import content_key
 from pipeline.compare.config import Comparison, Model
@@ -30,7 +30,9 @@ from pipeline.termination import EXIT_TERMINATED, TERMINATED
 from schemas.config import canonical_json
 
 LAST_STEP = "neighbour_gen"
-"""Last step of the pipeline that a comparison runs."""
+"""Last step of the pipeline that a comparison runs for all of its rows."""
+_RELABELLING = "relabeller"
+"""Step that is run, besides, for rows that are trained on raised returns."""
 _ASKED = {"target_returns", "draw"}
 """What only policies conditioned on a return are asked for: another target is no reason to train the others again."""
 _MEASURED_BY = "pipeline.compare.training"
@@ -58,20 +60,36 @@ def compare(comparison: Comparison, root: Path, console: Console) -> Leaderboard
             return None
         folder = root / "compare" / comparison.config.name
         with _alone(folder, progress):
-            work = _Work(comparison, result, folder, progress, console)
-            board = work.run()
+            relabelled = _relabel(comparison, root, progress, console)
+            board = _Work(comparison, result, relabelled, folder, progress, console).run()
     console.print(leaderboard_table(board, console))
     for name in ("csv", "json", "html"):
         console.print(f"{name:<5} {folder / f'leaderboard.{name}'}", highlight=False, markup=False)
     return board
 
 
-def _make_data(config: PipelineConfig, root: Path, progress: Progress, console: Console) -> RunResult:
-    for outcome in LocalRunner(root, progress).run(config, None, LAST_STEP):
+def _make_data(config: PipelineConfig, root: Path, progress: Progress, console: Console, last: str = LAST_STEP) -> RunResult:
+    for outcome in LocalRunner(root, progress).run(config, None, last):
         if isinstance(outcome, RunResult):
             return outcome
-        console.print(step_line(outcome), highlight=False, markup=False)
+        # What was made for all rows is not told again.
+        if last in (LAST_STEP, outcome.name):
+            console.print(step_line(outcome), highlight=False, markup=False)
     raise AssertionError("a run ends with its result")
+
+
+def _relabel(comparison: Comparison, root: Path, progress: Progress, console: Console) -> dict[str, Artifact | str]:
+    """Trajectories with raised returns by configuration of the relabeller, or why they could not be made."""
+    found: dict[str, Artifact | str] = {}
+    for model in comparison.models:
+        key = canonical_json(model.relabeller)
+        if not model.relabeller.enabled or key in found:
+            continue
+        config = comparison.pipeline.model_copy(update={"relabeller": model.relabeller, "trainer": model.trainer})
+        result = _make_data(config, root, progress, console, _RELABELLING)
+        failed = result.failed
+        found[key] = f"{failed.name} failed: {failed.error}" if failed else _output(result, _RELABELLING, "relabelled")
+    return found
 
 
 @contextlib.contextmanager
@@ -90,8 +108,17 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
 class _Work:
     """A comparison in progress."""
 
-    def __init__(self, comparison: Comparison, data: RunResult, folder: Path, progress: Progress, console: Console):
+    def __init__(
+        self,
+        comparison: Comparison,
+        data: RunResult,
+        relabelled: dict[str, Artifact | str],
+        folder: Path,
+        progress: Progress,
+        console: Console,
+    ):
         self._comparison = comparison
+        self._relabelled = relabelled
         self._folder = folder
         self._progress = progress
         self._quiet = _Quiet(progress)
@@ -132,6 +159,11 @@ class _Work:
         measured, simulate = {**self._measured, "trainer": canonical_json(model.trainer_of(seed))}, self._comparison.config.simulate
         if simulate is not None and ALGORITHMS[model.algorithm].is_return_conditioned:
             measured["asked"] = simulate.model_dump(mode="json", include=_ASKED)
+        if model.relabeller.enabled:
+            found = self._relabelled[canonical_json(model.relabeller)]
+            measured["relabelled"] = found if isinstance(found, str) else found.digest
+        if model.online_tuner.enabled:
+            measured["online_tuner"] = canonical_json(model.tuner_of(seed))
         return content_key(_MEASURED_BY, measured)
 
     def _measure_baselines(self) -> None:
@@ -163,15 +195,21 @@ class _Work:
     def _train(self, place: int, model: Model, seeds: dict[int, str], task: Task) -> None:
         """Trains a model from the seeds that are missing; what fails becomes a row that says why."""
         bench = None
+        relabelled = self._relabelled.get(canonical_json(model.relabeller))
+        tuner = model.online_tuner if model.online_tuner.enabled else None
         try:
             for seed, key in seeds.items():
                 begun = time.monotonic()
                 try:
-                    bench = bench or ModelBench(model.trainer, tuple(seeds), self._judgement, self._quiet)
+                    if isinstance(relabelled, str):
+                        raise ComponentError(relabelled)
+                    bench = bench or ModelBench(model.trainer, tuple(seeds), self._judgement, self._quiet, relabelled, tuner)
                     run = bench.run(seed, self._store.scratch(key))
                     self._store.write(key, run)
                     if run.error is None:
                         self._store.discard(key)
+                except ComponentError as failure:
+                    run = Run({"error": str(failure), "heads": {}})
                 except Exception as failure:
                     if TERMINATED.is_set():
                         raise SystemExit(EXIT_TERMINATED) from failure

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
+from components.online_tuner.config import OnlineTunerConfig
+from components.relabeller.config import RelabellerConfig
 from components.trainer.config import TrainerConfig
 from models.algorithms.registry import ALGORITHMS, AnyAlgorithm
 from models.backbones.registry import BACKBONES, AnyBackbone
@@ -37,10 +39,16 @@ class GridConfig(Config):
     """Name of the row; of several algorithms it stands behind each one's name. Without it: the algorithm's name."""
     trainer: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Values of the trainer section that differ from the base's, such as {network: {copy_head: false}}."""
+    relabeller: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Values of the relabeller section that differ from the base's; {enabled: true} trains on returns that a conservative value
+    function raised, which is trained once for all seeds. Evaluation keeps the returns as logged."""
+    online_tuner: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Values of the online_tuner section that differ from the base's; {enabled: true} goes on online after training, and what is
+    measured is the tuned model. Its seed is that of the training."""
     vary: dict[str, tuple[Any, ...]] = pydantic.Field(default_factory=dict)
     """Keys of the trainer section with the values that each takes, such as {network.width: [32, 64], algorithm.discount: [0.5, 0.9]}:
     every combination is a row, and its name says which. Keys of `algorithm` and `network.backbone` are settings of all algorithms
-    and backbones of the grid."""
+    and backbones of the grid; those of the two other sections have their names in front, such as relabeller.enabled: [false, true]."""
 
     @pydantic.field_validator("vary")
     @classmethod
@@ -69,6 +77,9 @@ class GridConfig(Config):
     @classmethod
     def _trainer_leaves_the_grid_alone(cls, trainer: dict[str, Any]) -> dict[str, Any]:
         network = trainer.get("network")
+        for name in _SECTIONS:
+            if name in trainer:
+                raise ValueError(f"{name} does not belong here; it stands beside `trainer` in the grid")
         given = {"algorithm": "algorithm" in trainer, "seed": "seed" in trainer}
         given["network.backbone"] = isinstance(network, dict) and "backbone" in network
         places = {"algorithm": "algorithms", "seed": "seeds", "network.backbone": "backbones"}
@@ -155,6 +166,8 @@ class Model:
         seeds: What it is trained from.
         family: What it and all that differ in the varied settings alone are called.
         settings: Varied key -> value.
+        relabeller: How the returns that it is trained on are raised, if they are.
+        online_tuner: How it goes on online, if it does; the seed in it does not count.
     """
 
     label: str
@@ -162,6 +175,8 @@ class Model:
     seeds: tuple[int, ...]
     family: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    relabeller: RelabellerConfig = field(default_factory=RelabellerConfig)
+    online_tuner: OnlineTunerConfig = field(default_factory=OnlineTunerConfig)
 
     @property
     def algorithm(self) -> str:
@@ -176,6 +191,10 @@ class Model:
     def trainer_of(self, seed: int) -> TrainerConfig:
         """The configuration of one training."""
         return self.trainer.model_copy(update={"seed": seed})
+
+    def tuner_of(self, seed: int) -> OnlineTunerConfig:
+        """The configuration of the tuning after one training."""
+        return self.online_tuner.model_copy(update={"seed": seed})
 
 
 @dataclass(frozen=True)
@@ -229,6 +248,10 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
     _check_fits(config, pipeline, source)
     models = tuple(_models(config, base, source))
     _check_names(config, models, source)
+    for model in models:
+        if model.relabeller.enabled:
+            row = pipeline.model_copy(update={"trainer": model.trainer, "relabeller": model.relabeller})
+            decode(PipelineConfig, row.model_dump(mode="json"), f"{source}: row {model.label!r}")
     return Comparison(config, pipeline, models)
 
 
@@ -293,7 +316,7 @@ def _models(config: CompareConfig, base: Mapping[str, Any], source: str) -> Iter
         where = f"{source}: grids.{number}"
         for algorithm, settings, backbone in product(grid.algorithms, _combinations(grid.vary), grid.backbones):
             family = _label(grid, _tag(algorithm))
-            label = ", ".join([family, *(f"{_short(key, grid.vary)} {as_text(value)}" for key, value in settings.items())])
+            label = ", ".join([family, *(_named(key, value, grid.vary) for key, value in settings.items())])
             row = (label, _tag(backbone))
             if row in places:
                 raise ConfigError(
@@ -301,7 +324,7 @@ def _models(config: CompareConfig, base: Mapping[str, Any], source: str) -> Iter
                     "goes into a grid of its own with a `label`"
                 )
             places[row] = number
-            yield Model(label, _varied(grid, base, algorithm, backbone, settings, where), grid.seeds, family, settings)
+            yield _varied(Model(label, TrainerConfig(), grid.seeds, family, settings), grid, base, algorithm, backbone, where)
 
 
 def _combinations(vary: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
@@ -309,10 +332,13 @@ def _combinations(vary: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
     return [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
 
 
-def _short(key: str, keys: Iterable[str]) -> str:
-    """The last part of a key, or the whole of it where another one ends alike."""
-    last = key.rpartition(".")[2]
-    return last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+def _named(key: str, value: Any, keys: Iterable[str]) -> str:
+    """A setting in the name of a row: the last part of its key, or the whole of it where another one ends alike."""
+    section, _, last = key.rpartition(".")
+    if last == "enabled" and isinstance(value, bool):
+        return f"{section} {'on' if value else 'off'}"
+    short = last if sum(other.rpartition(".")[2] == last for other in keys) == 1 else key
+    return f"{short} {as_text(value)}"
 
 
 def as_text(value: Any) -> str:
@@ -322,17 +348,18 @@ def as_text(value: Any) -> str:
 
 _PARTS = ("algorithm", "network.backbone")
 """Keys of the trainer section that grids have lists of."""
+_SECTIONS: dict[str, type[Config]] = {"relabeller": RelabellerConfig, "online_tuner": OnlineTunerConfig}
+"""Sections beside the trainer's that grids have values of."""
 
 
-def _varied(
-    grid: GridConfig, base: Mapping[str, Any], algorithm: AnyAlgorithm, backbone: AnyBackbone, settings: Mapping[str, Any], where: str
-) -> TrainerConfig:
-    """The configuration of one row."""
-    own: dict[str, dict[str, Any]] = {part: {} for part in ("", *_PARTS)}
-    for key, value in settings.items():
-        part = next((part for part in _PARTS if key.startswith(f"{part}.")), "")
+def _varied(model: Model, grid: GridConfig, base: Mapping[str, Any], algorithm: AnyAlgorithm, backbone: AnyBackbone, where: str) -> Model:
+    """One row with its configurations."""
+    own: dict[str, dict[str, Any]] = {part: {} for part in ("", *_PARTS, *_SECTIONS)}
+    for key, value in model.settings.items():
+        part = next((part for part in (*_PARTS, *_SECTIONS) if key.startswith(f"{part}.")), "")
         own[part] = merged(own[part], _nested(key.removeprefix(f"{part}."), value))
-    source = f"{where}.trainer" + (f" with {', '.join(f'{key}={as_text(value)}' for key, value in settings.items())}" if settings else "")
+    settings = ", ".join(f"{key}={as_text(value)}" for key, value in model.settings.items())
+    source = f"{where}.trainer" + (f" with {settings}" if settings else "")
     plain = _trainer(base, merged(grid.trainer, own[""]), source)
     changed = [
         decode(type(config), merged(config.model_dump(mode="json", exclude_unset=True), own[part]), f"{source}: {part}")
@@ -341,7 +368,11 @@ def _varied(
         for part, config in zip(_PARTS, (algorithm, backbone), strict=True)
     ]
     network = plain.network.model_copy(update={"backbone": changed[1]})
-    return plain.model_copy(update={"algorithm": changed[0], "network": network, "seed": 0})
+    sections: dict[str, Any] = {
+        name: decode(kind, merged(merged(base.get(name, {}), getattr(grid, name)), own[name]), f"{where}.{name}")
+        for name, kind in _SECTIONS.items()
+    }
+    return replace(model, trainer=plain.model_copy(update={"algorithm": changed[0], "network": network, "seed": 0}), **sections)
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

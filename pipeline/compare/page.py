@@ -43,6 +43,7 @@ def _sections(board: Leaderboard, comparison: Comparison) -> dict[str, dict[str,
         "against": _against(board),
         "returns": None if not returns else _returns(board, comparison, returns),
         "sweep": _sweep(board),
+        "tuning": _tuning(board),
         "training": None if not trained else _training(trained),
         "seeds": None if not trained else _seeds(board),
         "failures": {"rows": [row for row in board.rows if row.kind == "model" and row.errors]}
@@ -139,6 +140,18 @@ def _asked_figures(board: Leaderboard) -> list[Figure]:
         if len(points) > 1:
             figures.append((name, charts.identity_chart(f"Returns of {name}", points, x, y)))
     return figures
+
+
+def _tuning(board: Leaderboard) -> dict[str, Any] | None:
+    """Rewards over what was shown online, all models in one drawing."""
+    rows = [row for row in board.rows if row.tuning]
+    if not rows:
+        return None
+    figures = []
+    for name, y in (("click_rate", Axis("click rate", percent=True)), ("return", Axis("return of a session"))):
+        lines = {_title(row, board): [(entry["step"], *entry[name]) for entry in row.tuning] for row in rows}
+        figures.append((y.label.capitalize(), charts.curves(y.label, lines, Axis("items shown", integer=True), y, _WIDTH)))
+    return {"rows": rows, "board": board, "figures": figures}
 
 
 @dataclass(frozen=True)

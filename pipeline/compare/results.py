@@ -71,6 +71,8 @@ class Row:
         is_drawn: Its items were drawn with their probabilities.
         family: Of a model, what it and all that differ in the varied settings alone are called.
         settings: Varied key -> value, as configured.
+        tuning: Of a model that went on online, one entry for each evaluation without exploration: `round`, items shown as `step`, `seeds`
+            that have it, and `return` and `click_rate` as mean over seeds, least and greatest.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Row:
     is_drawn: bool = False
     family: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    tuning: list[dict[str, Any]] = field(default_factory=list)
 
     def value(self, metric: str) -> float | None:
         """A metric, if the row has it."""
@@ -233,6 +236,7 @@ def _rows_of_model(model: Model, runs: Mapping[int, Run]) -> list[_Measured]:
             training=_training([run.facts["training"] for run in done.values()]),
             rollout=_rollout(list(done.values()), head),
             target_return=_target_return([run.facts["heads"][head] for run in done.values()]),
+            tuning=_tuning([run.facts["tuning"] for run in done.values() if "tuning" in run.facts]) if head == main else [],
         )
         measured.append(_Measured(row, {seed: run.sums[head] for seed, run in done.items()}, _returns(done, head)))
     plays = {play: None for run in done.values() for play in run.facts.get("plays", ())}
@@ -332,6 +336,27 @@ def _training(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "metric": runs[0]["metric"],
         "health": {name: statistics.fmean(run["health"][name] for run in runs if name in run["health"]) for name in sorted(health)},
     }
+
+
+def _tuning(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Evaluations of all seeds side by side; a tuning that was stopped early has fewer."""
+    by_round: dict[int, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        for row in run["evaluations"]:
+            by_round.setdefault(row["round"], []).append(row)
+    return [
+        {
+            "round": number,
+            "step": statistics.fmean(row["step"] for row in rows),
+            "seeds": len(rows),
+            **{name: _mean_and_range([row[name][0] for row in rows]) for name in ("return", "click_rate")},
+        }
+        for number, rows in sorted(by_round.items())
+    ]
+
+
+def _mean_and_range(values: Sequence[float]) -> list[float]:
+    return [statistics.fmean(values), min(values), max(values)]
 
 
 def _rollout(runs: Sequence[Run], head: str) -> dict[str, float]:

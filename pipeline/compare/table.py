@@ -27,6 +27,9 @@ class _Detail:
     paired_intervals: bool = True
 
 
+_NAME, _REFERENCE = 48, 20
+"""Letters of a line of a name, and of a name in the head of a column."""
+
 _DETAILS = (
     _Detail(),
     _Detail(others=False),
@@ -63,14 +66,15 @@ def _table(board: Leaderboard, detail: _Detail) -> Table:
     metrics = [name for name in dict.fromkeys([board.metric, *others]) if any(name in row.metrics for row in board.rows)]
     compared = [name for name in (board.metric, RETURN) if any(name in row.paired for row in board.rows)]
     has_backbones = len(board.backbones) > 1
-    table.add_column("model", no_wrap=True)
+    # Of a sweep the names are long; what they are compared with is spelled out below the table.
+    table.add_column("model", overflow="fold", max_width=_NAME)
     if has_backbones:
         table.add_column("backbone", no_wrap=True)
     table.add_column("seeds", justify="right", no_wrap=True)
     for name in metrics:
         table.add_column(name, justify="right", no_wrap=True)
         if name in compared:
-            table.add_column(f"against {board.reference}", justify="right", no_wrap=True)
+            table.add_column(f"against {_shortened(board.reference)}", justify="right", no_wrap=True)
     table.add_column("s/seed", justify="right", no_wrap=True)
     for row in board.rows:
         # As text, because the brackets of a head would be taken for markup.
@@ -85,6 +89,10 @@ def _table(board: Leaderboard, detail: _Detail) -> Table:
         cells.append(f"{row.training['seconds']:.1f}" if row.training and row.kind == "model" else "")
         table.add_row(*cells, style="bold" if board.is_reference(row) else None)
     return table
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _REFERENCE else f"{name[: _REFERENCE - 1]}…"
 
 
 def _seeds(row: Row) -> str:

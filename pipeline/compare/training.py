@@ -27,6 +27,7 @@ from pipeline.compare.runs import RETURN, Play, Run
 from schemas.config import ConfigError
 
 if TYPE_CHECKING:
+    from components.online_tuner.config import OnlineTunerConfig
     from components.trainer.loop import SeedSeries, Trainable
     from models.algorithms.base import Algorithm
     from pipeline.compare.config import SimulateConfig
@@ -103,10 +104,22 @@ class ModelBench:
         seeds: What it is trained from.
         judgement: Data and measures.
         progress: Where to report.
+        relabelled: Trajectories to train on in place of the train split, with other returns.
+        tuner: How each trained model goes on online, its seed being that of the training; None measures it as it was trained.
     """
 
-    def __init__(self, config: TrainerConfig, seeds: tuple[int, ...], judgement: Judgement, progress: Progress):
+    def __init__(
+        self,
+        config: TrainerConfig,
+        seeds: tuple[int, ...],
+        judgement: Judgement,
+        progress: Progress,
+        relabelled: Artifact | None = None,
+        tuner: OnlineTunerConfig | None = None,
+    ):
         self._config = config
+        self._relabelled = relabelled
+        self._tuner = tuner
         self._seeds = seeds
         self._judgement = judgement
         self._progress = progress
@@ -142,12 +155,15 @@ class ModelBench:
             with self._series.training(seed) as trainable:
                 ready = time.monotonic()
                 context = Context(scratch, progress=self._progress)
-                state = TrainingLoop(trainable, config, judgement.examples, context, scratch / "logs").run()
+                state = TrainingLoop(trainable, config, judgement.examples, context, scratch / "logs", self._relabelled).run()
+                trained = time.monotonic()
+                if self._tuner is not None:
+                    facts["tuning"] = self._tune(trainable, self._tuner.model_copy(update={"seed": seed}), context)
         except (ComponentError, ConfigError) as error:
             facts["error"] = str(error)
             facts["training"] = {"seconds": round(time.monotonic() - begun, 3)}
             return Run(facts)
-        trained = time.monotonic()
+        tuned = time.monotonic()
         speeds = [row["transitions_per_second"] for row in state.steps]
         facts["training"] = {
             "seconds": round(trained - ready, 3),
@@ -164,8 +180,26 @@ class ModelBench:
         }
         facts["history"] = {"steps": state.steps, "epochs": state.epochs}
         run = self._measure(trainable, self._as_served(trainable.algorithm, config), facts)
-        facts["measuring_seconds"] = round(time.monotonic() - trained, 3)
+        facts["measuring_seconds"] = round(time.monotonic() - tuned, 3)
         return run
+
+    def _tune(self, trainable: Trainable, config: OnlineTunerConfig, context: Context) -> dict[str, Any]:
+        """Goes on online, and says what came of it."""
+        from components.online_tuner.tuning import tune_model
+
+        begun = time.monotonic()
+        scratch = context.scratch / "online"
+        scratch.mkdir(exist_ok=True)
+        state = tune_model(trainable.model, self._judgement.examples, config, Context(scratch, progress=self._progress))
+        shown = {0: 0.0, **{int(row["round"]): row["step"] for row in state.rounds}}
+        return {
+            "seconds": round(time.monotonic() - begun, 3),
+            "rounds": state.rounds,
+            "evaluations": [{**row, "step": shown[row["round"]]} for row in state.evaluations],
+            "kept": state.kept,
+            "stopped": state.stopped,
+            "dropped": state.dropped,
+        }
 
     def _as_served(self, algorithm: Algorithm, config: TrainerConfig) -> Algorithm:
         """The model in the precision it is served in."""

@@ -91,7 +91,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", ["cut graph", *(pytest.param(name, marks=pytest.mark.slow) for name in ("other weights", "no names"))])
 def test_a_damaged_export_is_refused_with_a_reason(damage: str, serving_model: Path, tmp_path: Path):
     shutil.copytree(serving_model, tmp_path / "model")
     make, reason = DAMAGES[damage]

@@ -216,6 +216,7 @@ def test_the_buffer_begins_with_the_best_of_the_logs() -> None:
     assert len(found.some.length) == 4
 
 
+@pytest.mark.slow
 def test_tuning_raises_the_return(offline: Callable[[str], Any], tmp_path: Path) -> None:
     config = tuner_config(
         num_rounds=8,
@@ -310,7 +311,7 @@ class Killer:
         self.messages.append(message)
 
 
-@pytest.mark.parametrize("name", ["edt4rec", "cql"])
+@pytest.mark.parametrize("name", [pytest.param("edt4rec", marks=pytest.mark.slow), "cql"])
 def test_a_killed_run_ends_like_one_that_was_not(name: str, offline: Callable[[str], Any], tmp_path: Path) -> None:
     # A checkpoint after every round.
     config = tuner_config(updates_per_round=2, evaluation_sessions=32, drop={"baseline_sessions": 32}, checkpoint_every_seconds=0.0)

@@ -384,6 +384,7 @@ def _trained_config(**changes: Any) -> RelabellerConfig:
     return _config(None, q_function={**plain, **changes})
 
 
+@pytest.mark.slow
 def test_a_killed_training_of_the_values_goes_on(shop: tuple[Artifact, Artifact], tmp_path: Path):
     tf.config.run_functions_eagerly(True)
     try:

@@ -228,6 +228,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(shop: tuple[Artifact, Art
     assert run.properties["model_run"]["steps"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_run_with_dropout_that_was_interrupted_ends_like_one_that_was_not(
     shop: tuple[Artifact, Artifact], whole: Callable[[str], Any], tmp_path: Path
@@ -246,7 +247,14 @@ TWO_PHASES = {
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize("after", [2, 3, 4], ids=["before_the_second_phase", "between_the_phases", "within_the_second_phase"])
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(2, id="before_the_second_phase", marks=pytest.mark.slow),
+        pytest.param(3, id="between_the_phases"),
+        pytest.param(4, id="within_the_second_phase", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_of_two_phases_that_was_interrupted_ends_like_one_that_was_not(
     after: int, shop: tuple[Artifact, Artifact], whole: Callable[[str], Any], tmp_path: Path
 ):
@@ -421,6 +429,7 @@ def _one_great_reward(folder: Path) -> tuple[Artifact, Artifact]:
     return toy.write_examples(folder / "examples", splits), toy.write_vocabulary(folder / "vocabulary")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_resumed_run_still_knows_the_greatest_reward(tmp_path: Path):
     # One record pays a thousand, all others .1. The bound that the first leaves behind holds for values that it made great, and it

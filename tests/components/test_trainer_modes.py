@@ -48,6 +48,7 @@ def test_faithful_mode_learns_from_transitions_and_its_model_is_loaded(shop: tup
     assert np.where(ranked.rank < 10, 1.0 / np.log2(ranked.rank + 2.0), 0.0).mean() == pytest.approx(best, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_last_weights_are_kept_where_that_is_asked_for(shop: tuple[Artifact, Artifact], tmp_path: Path):
     # A rate of almost nothing: no epoch is better than the one before, and patience would end the run after the second.
     stopping = EarlyStoppingConfig(keep="last", patience=1)

@@ -46,6 +46,33 @@ def test_ticks_are_round_and_enclose_the_values(low: float, high: float, ticks: 
     assert charts.nice_ticks(low, high) == ticks
 
 
+def test_curves_have_their_values_bands_and_names() -> None:
+    lines = {"one": [(0.0, 0.0, 0.0, 0.0), (10.0, 10.0, 0.0, 10.0)], "<b>": [(0.0, 5.0, 5.0, 5.0), (10.0, 9.9, 9.9, 9.9)], "none": []}
+    lines["broken"] = [(0.0, math.nan, 0.0, 0.0)]
+    found = parse(charts.curves("title", lines, Axis("x"), Axis("y")))
+    # Names of 3 letters take 3 * 6.6 + 14 = 33.8 of the 400; x 0..10 is 46..366.2, y 0..10 is 182..28.
+    assert [path.get("d") for path in of_class(found, "line")] == ["M46.0 182.0L366.2 28.0", "M46.0 105.0L366.2 29.5"]
+    assert of_class(found, "band")[0].get("d") == "M46.0 182.0L366.2 28.0L366.2 182.0L46.0 182.0Z"
+    assert texts(found, "name") == ["one", "<b>"]
+    # The ends are 1.5 apart, a name takes 15: the second is moved down.
+    one, other = (float(text.get("y", "")) for text in of_class(found, "name"))
+    assert (one, other) == (pytest.approx(32.0), pytest.approx(47.0))
+    assert found.get("aria-label") == "title: one from 0 to 10; <b> from 5 to 9.9"
+    assert charts.curves("title", {"none": []}, Axis("x"), Axis("y")) == ""
+
+
+@hypothesis.given(st.lists(st.floats(28.0, 182.0), min_size=1, max_size=10))
+def test_names_of_curves_never_overlap_and_stay_inside(places: list[float]) -> None:
+    found = charts._apart({str(number): place for number, place in enumerate(places)}, 28.0, 182.0)
+    ordered = sorted(found.values())
+    assert all(below - above >= 15.0 - 1e-6 for above, below in pairwise(ordered))
+    assert ordered[0] >= 28.0 - 1e-6
+    assert ordered[-1] <= 182.0 + 1e-6
+    # A name that has room stays where its curve ends.
+    if len(places) == 1:
+        assert found["0"] == places[0]
+
+
 def test_ticks_of_whole_numbers_are_whole() -> None:
     assert charts.nice_ticks(1.0, 3.0, integer=True) == (1, 2, 3)
     assert charts.nice_ticks(2.0, 2.0, integer=True) == (1, 2, 3)

@@ -105,6 +105,47 @@ def test_a_comparison_trains_everything_once_and_writes_a_leaderboard(root: Path
     assert "other name" in {row.name for row in board.rows}
 
 
+def test_rows_are_trained_on_raised_returns_and_go_on_online(root: Path, trained: list[tuple[str, int]]) -> None:
+    rounds = {
+        "num_rounds": 1,
+        "sessions_per_round": 8,
+        "updates_per_round": 1,
+        "evaluation_sessions": 8,
+        "batch_size": 8,
+        "evaluate_every": 1,
+    }
+    tuner = {**rounds, "buffer_sessions": 32, "drop": {"baseline_sessions": 8}, "max_turns": 5, "simulator": {"name": "session_shop"}}
+    tuner["simulator"]["shop"] = {"num_items": 100, "num_clusters": 5}  # type: ignore[index]
+    values = {"max_steps": 2, "network": {"width": 8, "backbone": {"name": "sasrec", "num_blocks": 1}}}
+    # Values that hardly learned anything: what is raised is no matter here.
+    gate = {"min_replaced_share": 0.0, "max_replaced_share": 1.0, "max_mean_raise": 100.0, "max_excess": 100.0}
+    grid = {"algorithms": [{"name": "edt4rec", "num_blocks": 1}], "relabeller": {"q_function": values, "gate": gate}, "online_tuner": tuner}
+    grid["vary"] = {"relabeller.enabled": [False, True], "online_tuner.enabled": [True]}
+    board, text = compare(asked("raised", f"grids={json.dumps([grid])}"), root)
+    found = [row for row in board.rows if row.kind == "model"]
+    assert {row.name for row in found} == {f"edt4rec, relabeller {switch}, online_tuner on" for switch in ("off", "on")}
+    assert text.count("returns raised") == 1
+    for row in found:
+        assert [entry["round"] for entry in row.tuning] == [0, 1]
+        assert row.tuning[1]["step"] >= 8
+        # The return of the tuned model, not of the one that was tuned.
+        assert "return" in row.metrics
+    runs = [json.loads(path.read_text()) for path in (root / "compare" / "raised" / "runs").glob("*.json")]
+    losses = {run["history"]["steps"][0]["cross_entropy"] for run in runs if run["kind"] == "model"}
+    assert len(losses) == 2  # with raised returns the first step is another one
+    assert trained == [("edt4rec", 0)] * 2
+    compare(asked("raised", f"grids={json.dumps([grid])}"), root)
+    assert len(trained) == 2
+    # What its gate refuses is no reason not to compare the others.
+    grid["relabeller"]["gate"]["min_replaced_share"] = 1.0  # type: ignore[index]
+    grid["relabeller"]["gate"]["max_replaced_share"] = 1.0  # type: ignore[index]
+    board, _ = compare(asked("raised", f"grids={json.dumps([grid])}"), root)
+    errors = {row.name: list(row.errors.values()) for row in board.rows if row.kind == "model"}
+    assert errors["edt4rec, relabeller off, online_tuner on"] == []
+    (error,) = errors["edt4rec, relabeller on, online_tuner on"]
+    assert error.startswith("relabeller failed: the relabelled returns are not plausible")
+
+
 # What is kept and what is tried again is not a matter of what is trained: here nothing is.
 
 

@@ -230,18 +230,60 @@ def test_what_is_wrong_is_named(data: dict[str, Any], message: str, tmp_path: Pa
 def test_committed_comparisons_are_valid(path: Path) -> None:
     found = load_comparison(path)
     assert found.config.name == path.stem
-    assert found.reference == "bc"
+    assert found.reference in {model.label for model in found.models}
 
 
-def test_there_are_four_committed_comparisons() -> None:
-    assert [path.stem for path in CONFIGS] == ["retailrocket", "session_shop", "taobao", "tiny"]
-    whole = load_comparison(CONFIGS[1])
+def test_the_committed_comparisons_cover_the_registries() -> None:
+    by_name = {path.stem: path for path in CONFIGS}
+    assert set(by_name) == {"context_entropy", "edt4rec", "online", "retailrocket", "session_shop", "taobao", "tiny"}
+    whole = load_comparison(by_name["session_shop"])
     assert {(model.algorithm, model.backbone, len(model.seeds)) for model in whole.models} == {(name, "sasrec", 5) for name in ALGORITHMS}
     assert whole.config.simulate is not None
-    real = load_comparison(CONFIGS[0])
+    real = load_comparison(by_name["retailrocket"])
     assert {model.algorithm for model in real.models if model.backbone == "sasrec"} == set(ALGORITHMS)
+    parts = load_comparison(by_name["edt4rec"])
+    assert {(model.relabeller.enabled, model.online_tuner.enabled) for model in parts.models} == {
+        (False, True),
+        (True, True),
+        (True, False),
+    }
     for name in set(BACKBONES) - {"sasrec"}:
         assert {model.algorithm for model in real.models if model.backbone == name} == {"bc", "sqn", "sa2c"}
+
+
+def test_rows_are_relabelled_and_tuned_as_the_grid_says(tmp_path: Path) -> None:
+    beneath = {**BASE, "online_tuner": {"num_rounds": 7, "simulator": {"name": "session_shop", "max_steps": 9}}}
+    vary = {"relabeller.enabled": [False, True], "online_tuner.num_rounds": [2, 3], "learning_rate": [0.1]}
+    tuned = {"enabled": True, "sessions_per_round": 5}
+    grids = [{"algorithms": ["edt4rec"]}, {"algorithms": ["dt4rec"], "label": "x", "online_tuner": tuned, "vary": vary}]
+    plain, *found = load(tmp_path, beneath=beneath, grids=grids).models
+    assert (plain.relabeller.enabled, plain.online_tuner.enabled, plain.online_tuner.num_rounds) == (False, False, 7)
+    assert [model.label for model in found] == [
+        f"x, relabeller {switch}, num_rounds {rounds}, learning_rate 0.1" for switch in ("off", "on") for rounds in (2, 3)
+    ]
+    assert [model.relabeller.enabled for model in found] == [False, False, True, True]
+    assert [model.online_tuner.num_rounds for model in found] == [2, 3, 2, 3]
+    for model in found:
+        assert (model.online_tuner.enabled, model.online_tuner.sessions_per_round, model.trainer.learning_rate) == (True, 5, 0.1)
+        assert model.online_tuner.simulator.max_steps == 9
+        assert model.tuner_of(4).seed == 4
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"algorithms": ["bc"], "relabeller": {"enabled": True}}, r"row 'bc': (.|\n)*relabeller.enabled: bc is not trained on returns"),
+        (
+            {"algorithms": [{"name": "edt4rec", "return_discount": 0.9}], "relabeller": {"enabled": True}},
+            r"row 'edt4rec': (.|\n)*relabelling needs one discount: trajectory_gen.discount is 1",
+        ),
+        ({"trainer": {"online_tuner": {}}}, "online_tuner does not belong here; it stands beside `trainer` in the grid"),
+        ({"online_tuner": {"num_round": 3}}, "grids.0.online_tuner"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_its_row(tmp_path: Path, grid: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path, grids=[grid])
 
 
 def test_every_key_is_explained() -> None:

@@ -394,6 +394,36 @@ def test_the_page_has_settings_down_and_across(swept: tuple[Leaderboard, Compari
     assert "<script" not in found.source
 
 
+# === Tuned online ===
+
+
+def tuned(seed: int, returns_by_round: Mapping[int, float]) -> Run:
+    found = run({"policy": 2}, seed, {"policy": 1.0})
+    evaluations = [
+        {"round": number, "update": 0, "step": 100.0 * number + seed, "return": [value, 0.0, 9.0], "click_rate": [value / 10, 0.0, 1.0]}
+        for number, value in returns_by_round.items()
+    ]
+    return Run({**found.facts, "tuning": {"evaluations": evaluations, "rounds": []}}, found.sums, found.returns)
+
+
+def test_a_tuned_row_has_the_curve_of_its_seeds(tmp_path: Path) -> None:
+    asked = comparison(tmp_path, [{"algorithms": ["edt4rec", "bc"], "seeds": [0, 2]}])
+    # Seed 2 was stopped early: its last round is that of the other seed alone.
+    runs = {(0, 0): tuned(0, {0: 1.0, 5: 2.0, 10: 4.0}), (0, 2): tuned(2, {0: 2.0, 5: 5.0}), (1, 0): run({"policy": 2}, 0, {"policy": 1.0})}
+    board = board_of(asked, runs)
+    found = row(board, "edt4rec, sasrec").tuning
+    assert [(entry["round"], entry["step"], entry["seeds"]) for entry in found] == [(0, 1.0, 2), (5, 501.0, 2), (10, 1000.0, 1)]
+    assert [entry["return"] for entry in found] == [[1.5, 1.0, 2.0], [3.5, 2.0, 5.0], [4.0, 4.0, 4.0]]
+    assert found[1]["click_rate"] == pytest.approx([0.35, 0.2, 0.5])
+    assert row(board, "bc, sasrec").tuning == []
+    write_page(board, asked, tmp_path / "leaderboard.html")
+    page = Page(tmp_path / "leaderboard.html")
+    assert "edt4rec 1,000 0.1500 0.1000–0.2000 0.4000" in page.text
+    assert 'aria-label="click rate: edt4rec from 15.00 % to 40.00 %"' in page.source
+    write_leaderboard(board, tmp_path)
+    assert json.loads((tmp_path / "leaderboard.json").read_text())["rows"][0]["tuning"] is not None
+
+
 # === Failures, and comparisons that are not finished ===
 
 

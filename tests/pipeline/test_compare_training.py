@@ -130,7 +130,7 @@ def test_a_seed_after_another_ends_as_it_does_alone(data: tuple[Artifact, Artifa
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize("name", ["sa2c", "rem"])
+@pytest.mark.parametrize("name", ["sa2c", pytest.param("rem", marks=pytest.mark.slow)])
 def test_every_kind_of_algorithm_begins_anew(name: str, data: tuple[Artifact, Artifact], tmp_path: Path) -> None:
     # sa2c has two phases, two optimisers and negatives of its own; rem draws its mixtures.
     changes = {"warm_up_steps": 1} if name == "sa2c" else {}

@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.agents.environments import SessionEnvironment
+from models.agents.environments import SessionEnvironment, as_specs
+from models.simulators.base import Space
 from models.simulators.stitching import Stitching, StitchingConfig
+
+# Behind our own imports, which choose Keras 2.
+from tf_agents.specs import array_spec, tensor_spec  # isort: skip
 
 
 def test_time_steps_of_two_rows() -> None:
@@ -24,6 +28,16 @@ def test_time_steps_of_two_rows() -> None:
     assert [step.discount.tolist() for step in steps] == [[1, 1], [1, 1], [0, 0], [1, 1], [1, 1], [0, 0]]
     assert [step.observation.tolist() for step in steps] == [[0, 0], [1, 1], [2, 2], [0, 0], [1, 1], [2, 2]]
     assert (environment.num_begun, environment.num_finished) == (4, 4)
+
+
+def test_a_spec_whose_bounds_have_two_shapes_can_be_sampled() -> None:
+    # TF-Agents builds networks from samples of the specs.
+    spec = as_specs(Space("seen", (2,), np.float32, 0.0, np.array([1.0, 5.0], np.float32)))
+    assert (spec.minimum.tolist(), spec.maximum.tolist()) == ([0.0, 0.0], [1.0, 5.0])
+    found = array_spec.sample_spec_nest(spec, np.random.RandomState(0), outer_dims=(200,))
+    assert (found.min() >= 0.0, found[:, 0].max() <= 1.0, 4.0 < found[:, 1].max() <= 5.0) == (True, True, True)
+    tensor = tensor_spec.sample_spec_nest(tensor_spec.from_spec(spec), outer_dims=(3,))
+    assert tensor.shape == (3, 2)
 
 
 def test_a_first_step_without_reset_begins() -> None:

@@ -15,7 +15,7 @@ from models.agents.gaussian_transformer import EpisodeBatch, GaussianTransformer
 from models.algorithms.base import Phase
 from models.frameworks import keras, tf
 from models.online.buffer import ReplayBuffer
-from models.simulators.base import Simulator
+from models.simulators.base import Simulator, Space, Step
 from models.simulators.virtual_taobao import VirtualTaobaoConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "simulators"))
@@ -24,10 +24,10 @@ toy = import_module("toy_worlds")
 OBSERVED, DIMENSIONS = 91, 27
 
 
-def build(seed: int = 0, **changes: Any) -> GaussianTransformer:
+def build(seed: int = 0, observed: int = OBSERVED, dimensions: int = DIMENSIONS, **changes: Any) -> GaussianTransformer:
     keras.utils.set_random_seed(seed)
     small = {"width": 16, "max_steps": 6, "context_length": 3, "num_blocks": 2, "expansion": 1, "dropout": 0.0}
-    return GaussianTransformer(GaussianTransformerConfig(**{**small, **changes}), OBSERVED, DIMENSIONS, seed)
+    return GaussianTransformer(GaussianTransformerConfig(**{**small, **changes}), observed, dimensions, seed)
 
 
 def random_batch(rows: int = 3, steps: int = 6, seed: int = 0) -> EpisodeBatch:
@@ -64,6 +64,15 @@ def test_padding_has_no_part_in_any_loss() -> None:
     expected = losses(model, batch)
     noise = np.where(np.asarray(batch.is_target())[..., None], batch.action.numpy(), 0.7).astype(np.float32)
     assert losses(model, batch._replace(action=tf.constant(noise))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_clipped_action_is_learned_as_one_that_is_a_little_less() -> None:
+    # atanh(1) has no end; .99 is 2.65 before the squashing.
+    model, batch = build(), random_batch()
+    edge, inside = (batch._replace(action=tf.fill(tf.shape(batch.action), value)) for value in (1.0, 0.99))
+    plain = model.head.log_prob(model.distribution(edge), inside.action)
+    clipped = model.losses_of(Phase(""), edge, tf.constant(0, tf.int64), training=False).parts["likelihood"]
+    np.testing.assert_allclose(-plain.numpy(), clipped.numpy(), rtol=1e-5)
 
 
 def test_the_bound_is_minus_the_number_of_dimensions_and_moves_the_temperature() -> None:
@@ -121,21 +130,57 @@ def test_logs_of_a_behaviour_policy_are_sessions_of_the_simulator(simulator: Sim
     assert chosen.tolist() == sorted(logs.steps["reward"].sum(axis=1))[-3:]
 
 
-def test_rounds_raise_the_clicks(simulator: Simulator) -> None:
-    logs = collect(simulator, GaussianBehaviour(DIMENSIONS), np.arange(400), seed=1, max_steps=6)
-    model = build(max_steps=6, context_length=2, num_blocks=1, width=32)
+class Aiming(Simulator):
+    """Four shots at a target in the unit square, which is seen: a hit is worth 1, and less the farther it misses."""
+
+    num_begin_draws = 2
+
+    @property
+    def action_space(self) -> Space:
+        return Space("shot", (2,), np.float32, -1.0, 1.0)
+
+    @property
+    def observation_space(self) -> Space:
+        return Space("target", (2,), np.float32, -1.0, 1.0)
+
+    @property
+    def reward_bounds(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def begin(self, chance: Any) -> dict[str, Any]:
+        return {"target": (1.6 * chance - 0.8).astype(np.float32), "turn": np.zeros(len(chance), np.int64)}
+
+    def step(self, state: dict[str, Any], action: Any, chance: Any) -> Step:
+        reward = np.maximum(0.0, 1.0 - np.square(action - state["target"]).sum(axis=1))
+        turn = state["turn"] + 1
+        return Step(reward, turn >= 4, {"target": state["target"], "turn": turn})
+
+    def observe(self, state: dict[str, Any]) -> Any:
+        return state["target"]
+
+
+def test_rounds_raise_the_returns_above_the_offline_policy_and_that_is_above_the_logs() -> None:
+    world = Aiming()
+    logs = collect(world, GaussianBehaviour(2, between=0.6), np.arange(400), seed=1, max_steps=4)
+    model = build(observed=2, dimensions=2, max_steps=4, context_length=2, num_blocks=1, width=32)
     model.fit(as_episodes(logs))
     step = TrainStep(model, lambda _: keras.optimizers.Adam(0.003, jit_compile=False), xla=False)  # type: ignore[arg-type]
-    buffer = ReplayBuffer(400, 6)
-    buffer.add(best_of(logs, 100))
-    for number in range(40):
+    buffer = ReplayBuffer(600, 4)
+    buffer.add(best_of(logs, 300))
+
+    def played(actor: Any) -> Any:
+        return collect(world, actor, np.arange(300), seed=9, max_steps=4).steps["reward"].sum(axis=1)
+
+    for number in range(30):
         step(as_episodes(buffer.draw(64, 5, number)), number)  # type: ignore[arg-type]
-    rounds = list(tune(model, lambda batch, number: step(batch, 100 + number), simulator, buffer, 6, 200, 15, 64))  # type: ignore[arg-type]
+    offline = played(TransformerActor(model, 2))
+    rounds = list(tune(model, lambda batch, number: step(batch, 30 + number), world, buffer, 6, 100, 100, 64))  # type: ignore[arg-type]
     assert [found.number for found in rounds] == list(range(6))
-    evaluated = collect(simulator, TransformerActor(model, DIMENSIONS), np.arange(500), seed=9, max_steps=6)
-    behaviour = collect(simulator, GaussianBehaviour(DIMENSIONS), np.arange(500), seed=9, max_steps=6)
-    gain = evaluated.steps["reward"].sum(axis=1) - behaviour.steps["reward"].sum(axis=1)
-    assert gain.mean() - 2.0 * gain.std() / 500**0.5 > 0.0
+    # Of six seeds the logs earn 1.25, the offline policies 2.8 to 3.3, the tuned ones 3.7 or more of 4; drawn, 1.5 rises to 2.7.
+    online, behaviour = played(TransformerActor(model, 2)), played(GaussianBehaviour(2, between=0.6))
+    assert offline.mean() > behaviour.mean() + 1.0
+    assert online.mean() > offline.mean() + 0.2
+    assert rounds[-1].returns.mean() > rounds[0].returns.mean() + 0.5
 
 
 @pytest.mark.slow

@@ -67,6 +67,7 @@ def test_the_price_rises_while_the_entropy_is_below_its_bound_and_falls_above(sh
     assert abs(np.log(_temperature(algorithm) / 0.1)) == pytest.approx(0.01, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_bound_keeps_the_entropy_that_plain_likelihood_gives_up():
     batch = toy.batch(SESSIONS)
     entropies = {}

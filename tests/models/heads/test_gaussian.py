@@ -78,6 +78,9 @@ def test_samples_have_the_stated_distribution_and_stay_inside():
 def test_deviations_stay_in_their_range_and_keep_a_gradient():
     head = GaussianHead(3)
     states = tf.constant(np.random.default_rng(2).normal(0.0, 3.0, (5, 4)), tf.float32)
+    # Fresh deviations are in the middle of their range, whatever the state: e^-1.5.
+    assert head(states).log_deviation.numpy() == pytest.approx(np.full((5, 3), -1.5))
+    head.log_deviation.kernel.assign(np.random.default_rng(3).normal(0.0, 0.5, (4, 3)))
     with tf.GradientTape() as tape:
         state = head(states)
         total = tf.reduce_sum(state.log_deviation)
@@ -85,9 +88,9 @@ def test_deviations_stay_in_their_range_and_keep_a_gradient():
     assert (state.log_deviation.numpy() <= 2.0).all()
     assert np.abs(tape.gradient(total, head.log_deviation.kernel).numpy()).min() > 0.0
     assert head.mode(state).numpy() == pytest.approx(np.tanh(head.mean(states).numpy()), abs=1e-6)
-    # Fresh heads are orthogonal: columns of length one.
+    # Fresh means are small and orthogonal: columns of length .1.
     kernel = head.mean.kernel.numpy()
-    assert kernel.T @ kernel == pytest.approx(np.eye(3), abs=1e-5)
+    assert kernel.T @ kernel == pytest.approx(0.01 * np.eye(3), abs=1e-6)
 
 
 def test_a_density_at_the_edge_is_finite():
