@@ -2,7 +2,8 @@
 
 Commands, arguments, parameters, artifacts, executor outputs and the keys of the cache follow what KFP's driver and launcher do
 with the YAML; the SDK's own functions resolve what they can. What is left out is what only a cluster has: images, pods, volumes and
-the object store between them. Every task works in a folder of its own, and reads its inputs from the folders of their makers.
+the object store between them. Every task works in a folder of its own, and reads its inputs from the folders of their makers. No
+container gets a network socket, as on a cluster without the internet.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from kfp.local import executor_input_utils, executor_output_utils, placeholder_u
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_SECONDS = 3600
+WITHOUT_SOCKETS = [sys.executable, str(ROOT / "tests" / "without_sockets.py")] if sys.platform == "linux" else []
 
 
 @cache
@@ -156,7 +158,13 @@ class Cluster:
             unique_pipeline_id="run",
         )
         answer = subprocess.run(
-            command, env=self._environment(task), cwd=self.folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            [*WITHOUT_SOCKETS, *command],
+            env=self._environment(task),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
         )
         assert answer.returncode == 0, f"{task}: {answer.stdout}\n{answer.stderr}"
         outputs = executor_output_utils.get_outputs_for_task(given, spec)
