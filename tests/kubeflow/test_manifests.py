@@ -1,8 +1,11 @@
 """Manifests of training by several workers: what the operators need, and that all of them say the same."""
 
+import copy
 import json
 import os
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,11 @@ from components.registry import COMPONENTS
 from pipeline.run_component import _parser
 from schemas.tf_config import INDEX_VARIABLE, JOB_VARIABLE, JOBSET_VARIABLE, NUM_WORKERS_VARIABLE, PORT, derive, read_cluster
 
-TRAINING = Path(__file__).resolve().parents[2] / "kubeflow" / "training"
+sys.path.append(str(Path(__file__).parent))
+manifest_schema = import_module("manifest_schema")
+
+KUBEFLOW = Path(__file__).resolve().parents[2] / "kubeflow"
+TRAINING = KUBEFLOW / "training"
 
 
 def manifest(name: str) -> Any:
@@ -35,6 +42,43 @@ def pods() -> dict[str, Any]:
 
 def options(args: list[str]) -> Any:
     return _parser().parse_args(args)
+
+
+@pytest.mark.parametrize("path", sorted(KUBEFLOW.rglob("*.yaml")), ids=lambda path: path.name)
+def test_an_api_server_would_take_every_manifest(path: Path) -> None:
+    documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    assert documents
+    assert [problem for document in documents for problem in manifest_schema.problems(document)] == []
+
+
+def test_an_api_server_would_refuse_what_is_not_in_the_schema() -> None:
+    """The control of the test above: one mistake of each sort, deep inside."""
+    broken = copy.deepcopy(manifest("tfjob.yaml"))
+    worker = broken["spec"]["tfReplicaSpecs"]["Worker"]
+    worker["restartPolicy"] = "Sometimes"
+    worker["replicas"] = "2"
+    pod = worker["template"]["spec"]
+    pod["securityContex"] = {}
+    del pod["containers"][0]["name"]
+    pod["containers"][0]["resources"]["requests"]["memory"] = "8 GB"
+    pod["containers"][0]["ports"][0]["containerPort"] = "2222"
+    del pod["volumes"][0]["persistentVolumeClaim"]["claimName"]
+    inside = ".spec.tfReplicaSpecs.Worker"
+    assert sorted(manifest_schema.problems(broken)) == [
+        f"{inside}.replicas: expected int, found '2'",
+        f"{inside}.restartPolicy: 'Sometimes' is none of ['Always', 'ExitCode', 'Never', 'OnFailure']",
+        f"{inside}.template.spec.containers[0].name: required",
+        f"{inside}.template.spec.containers[0].ports[0].containerPort: expected int, found '2222'",
+        f"{inside}.template.spec.containers[0].resources.requests.memory: '8 GB' is no quantity",
+        f"{inside}.template.spec.securityContex: no such field",
+        f"{inside}.template.spec.volumes[0].persistentVolumeClaim.claimName: required",
+    ]
+    runtime = copy.deepcopy(manifest("runtime.yaml"))
+    del runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert manifest_schema.problems(runtime) == [".spec.template.spec.replicatedJobs[0].template.spec.template: required"]
+    assert manifest_schema.problems({**manifest("trainjob.yaml"), "apiVersion": "kubeflow.org/v1"}) == [
+        "no such kind: kubeflow.org/v1 TrainJob"
+    ]
 
 
 def test_the_operators_find_what_they_look_for() -> None:
