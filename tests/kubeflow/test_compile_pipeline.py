@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from kfp.components import load_component_from_file
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
 from typer.testing import CliRunner
 
 from components.registry import COMPONENTS
@@ -57,6 +60,15 @@ def container(path: Path, task: str) -> dict[str, Any]:
     return found
 
 
+def assert_backend_knows_every_field(path: Path) -> None:
+    """Kubeflow's driver parses both documents as these messages; a field that they do not have is an error."""
+    pipeline, executors = documents(path)
+    json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
+    assert executors
+    for executor in executors.values():
+        json_format.ParseDict(executor, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
 def kubeflow_name(step: str) -> str:
     """KFP allows no underscore in the name of a step."""
     return step.replace("_", "-")
@@ -73,6 +85,7 @@ def test_quickstart_compiles_to_the_golden_file(quickstart: Path, update_golden:
 def test_the_sdk_reads_the_pipeline_back(quickstart: Path) -> None:
     pipeline = load_component_from_file(str(quickstart))
     assert pipeline.name == "quickstart"
+    assert_backend_knows_every_field(quickstart)
     inputs = {name: (spec.type, spec.default) for name, spec in pipeline.component_spec.inputs.items()}
     assert inputs == {
         "config": ("String", canonical_json(QUICKSTART)),
@@ -260,6 +273,7 @@ def test_a_deployment_gives_steps_secrets_volumes_and_labels(tmp_path: Path) -> 
     answer = CliRunner().invoke(app, ["compile", "--deployment", str(tmp_path / "cluster.yaml"), "--gpus", "1", "--out", str(out)])
     assert answer.exit_code == 0, answer.output
     assert "note:" not in answer.output  # The image cannot move.
+    assert_backend_knows_every_field(out)
     platform = documents(out)[1]
     assert [(mount["constant"], mount["mountPath"]) for mount in platform["exec-trajectory-gen"]["pvcMount"]] == [("logs", "/mnt/logs")]
     assert [task for task, entry in platform.items() if "pvcMount" in entry] == ["exec-trajectory-gen"]
