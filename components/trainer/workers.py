@@ -18,6 +18,9 @@ from models.batch import TrajectoryBatch
 from models.frameworks import tf
 from schemas.tf_config import Cluster, read_cluster
 
+_PLACES = ("Graph execution error", "Detected at node", "File ", "<stack traces", "[[")
+"""How lines begin with which TensorFlow says where in a graph an error occurred."""
+
 
 class Workers:
     """The processes of a training.
@@ -106,12 +109,19 @@ class Workers:
             if self.strategy is None:
                 raise
             raise ComponentError(
-                f"another worker of {self.cluster.num_workers} is gone: {str(error).splitlines()[0]}. Start all of them again; the "
-                "training goes on from its last checkpoint"
+                f"another worker of {self.cluster.num_workers} is gone: {_reason(str(error))}. Start all of them again; the training goes "
+                "on from its last checkpoint"
             ) from None
 
     def _sum_of(self, value: tf.Tensor) -> tf.Tensor:
         return tf.function(lambda own: self.run(self.add_up, own), autograph=False)(value)
+
+
+def _reason(message: str) -> str:
+    """The line of TensorFlow's message that says why; those before it say where."""
+    lines = [line.strip() for line in message.splitlines()]
+    said = [line for line in lines if line and not line.startswith(_PLACES)]
+    return (said[0] if said else "TensorFlow states no reason").rstrip(".")
 
 
 def share_of(batch: TrajectoryBatch, cluster: Cluster) -> TrajectoryBatch:

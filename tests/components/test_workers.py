@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from components.artifacts import open_artifact
+from components.base import ComponentError
 from components.trainer.workers import Workers, share_of, weighted_mean
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
@@ -90,6 +91,29 @@ def test_one_worker_is_a_training_as_ever() -> None:
     assert alone.run(lambda value: alone.add_up(value) + alone.greatest(value), 2.0) == 4.0
     assert alone.from_chief(0.25) == 0.25
     alone.check_together(7)
+
+
+LOST = """Graph execution error:
+
+Detected at node CollectiveReduceV2 defined at (most recent call last):
+<stack traces unavailable>
+Collective ops is aborted by: Task /job:worker/replica:0/task:1 heartbeat timeout.
+The error could be from a previous operation. Restart your program to reset.
+\t [[{{node CollectiveReduceV2}}]] [Op:__inference_update_1]"""
+
+
+def test_a_worker_that_is_left_says_why_and_what_to_do() -> None:
+    together = Workers()
+    together.cluster, together.strategy = Cluster(2, 0), object()
+    with pytest.raises(ComponentError) as left, together.explained():
+        raise tf.errors.UnavailableError(None, None, LOST)
+    assert str(left.value) == (
+        "another worker of 2 is gone: Collective ops is aborted by: Task /job:worker/replica:0/task:1 heartbeat timeout. "
+        "Start all of them again; the training goes on from its last checkpoint"
+    )
+    # Alone there is no other: what TensorFlow says stays.
+    with pytest.raises(tf.errors.UnavailableError), Workers().explained():
+        raise tf.errors.UnavailableError(None, None, LOST)
 
 
 # === Two processes ===
