@@ -83,11 +83,14 @@ def flink(millions: float, folder: Path, jars: Path) -> None:
     """Prints seconds of ingestion in this process and on Flink."""
     path = ingest.generated(int(millions * MILLION), folder)
     standalone = _standalone()
-    with tempfile.TemporaryDirectory(dir=folder) as place, standalone.running(jars.resolve(), Path(place), num_task_managers=2) as cluster:
-        from pipeline.beam import FlinkConfig
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as place, standalone.running(jars.resolve(), Path(place), 2) as cluster:
+            from pipeline.beam import FlinkConfig
 
-        engine = FlinkConfig.model_validate(cluster.engine).arguments()
-        here, there = (_ingested(path, folder, arguments) for arguments in (LOCAL, engine))
+            engine = FlinkConfig.model_validate(cluster.engine).arguments()
+            here, there = (_ingested(path, folder, arguments) for arguments in (LOCAL, engine))
+    except standalone.FlinkError as error:
+        sys.exit(str(error))
     if here["digest"] != there["digest"]:
         sys.exit("the two did not write the same trajectories")
     print(f"\n{int(millions * MILLION):,} events, the same trajectories\n\n| engine | seconds | against this process |\n|---|---|---|")
