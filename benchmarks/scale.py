@@ -185,7 +185,7 @@ def train_here(index: int, items: int, batches: int, seconds: float) -> dict[str
     rng = np.random.default_rng(0)
     with workers.scope():
         algorithm = train.our_algorithm("sqn", items, rng)
-        step = TrainStep(algorithm, lambda _: LazyAdam(1e-3, jit_compile=False), False, workers)
+        step = TrainStep(algorithm, lambda _: LazyAdam(1e-3, jit_compile=False), False, workers=workers)
     batch = train.random_batch(items, rng)
     batch = TrajectoryBatch(*(tf.concat([values] * batches, axis=0) for values in batch))
     share = workers.share(batch)

@@ -22,6 +22,8 @@ ArtifactType = Literal[
     "ExampleStatistics",
     "Schema",
     "ExampleAnomalies",
+    "RewardModel",
+    "UserModel",
     "Model",
     "ModelRun",
     "ModelEvaluation",

@@ -18,6 +18,7 @@ from models.algorithms.registry import ALGORITHMS, AnyAlgorithm
 from models.co_visitation import Neighbours
 from models.frameworks import tf
 from models.metrics.ranking import MAX_RANK
+from models.module import Module
 from models.serving import RankedPolicy
 from schemas.config import Config, decode
 
@@ -116,27 +117,27 @@ class _Owned:
         return self._loaded.rank(item_id, mask, exclude_seen)
 
 
-def write_weights(algorithm: Algorithm, folder: Path) -> None:
+def write_weights(model: Module, folder: Path) -> None:
     """Writes all variables of a model, by their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    tf.train.Checkpoint(**_as_attributes(algorithm)).write(str(folder / "variables"))
+    tf.train.Checkpoint(**_as_attributes(model)).write(str(folder / "variables"))
 
 
-def read_weights(algorithm: Algorithm, folder: Path) -> None:
+def read_weights(model: Module, folder: Path) -> None:
     """Reads all variables of a model.
 
     Raises:
         ArtifactError: The files do not fit the model.
     """
     try:
-        status = tf.train.Checkpoint(**_as_attributes(algorithm)).read(str(folder / "variables"))
+        status = tf.train.Checkpoint(**_as_attributes(model)).read(str(folder / "variables"))
         status.assert_existing_objects_matched()
     except (tf.errors.OpError, ValueError, AssertionError) as error:
         raise ArtifactError(f"{folder}: the weights do not fit the model: {str(error).splitlines()[0]}") from None
 
 
-def _as_attributes(algorithm: Algorithm) -> dict[str, Any]:
-    return {path.replace("/", "."): variable for path, variable in algorithm.named_variables().items()}
+def _as_attributes(model: Module) -> dict[str, Any]:
+    return {path.replace("/", "."): variable for path, variable in model.named_variables().items()}
 
 
 def read_model_config(artifact: Artifact) -> tuple[ModelConfig, pa.Table]:

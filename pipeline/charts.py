@@ -218,6 +218,35 @@ def line_chart(title: str, points: Sequence[Point], x: Axis, y: Axis, best: tupl
     return _svg(HEIGHT, summary, parts)
 
 
+def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]], x: Axis, y: Axis) -> Svg:
+    """What was observed against what was predicted, and the line on which the two are equal.
+
+    Args:
+        title: What is shown, for those who hear it.
+        bins: (mean predicted, mean observed, events) in ascending order; what is not finite is left out.
+        x: Horizontal axis: predicted.
+        y: Vertical axis: observed.
+    """
+    shown = [row for row in bins if math.isfinite(row[0]) and math.isfinite(row[1])]
+    if not shown:
+        return Svg("")
+    # One interval of values for both, so that the line of equals is the diagonal.
+    ends = [value for row in shown for value in row[:2]]
+    across, up = make_scale(ends, x, (LEFT, WIDTH - RIGHT)), make_scale(ends, y, (HEIGHT - BOTTOM, TOP))
+    (x1, y1), (x2, y2) = ((across(end), up(end)) for end in across.domain)
+    places = [(across(predicted), up(observed)) for predicted, observed, _ in shown]
+    tips = [
+        f"predicted {number_text(predicted)}, observed {number_text(observed)}, {count:,} events" for predicted, observed, count in shown
+    ]
+    parts = [
+        _frame(across, up, x, y),
+        f'<line class="mark" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>',
+        f'<path class="line" d="M{"L".join(f"{px:.1f} {py:.1f}" for px, py in places)}"/>',
+        *_dots(places, tips),
+    ]
+    return _svg(HEIGHT, f"{title}: {'; '.join(tips)}", parts)
+
+
 def histogram(title: str, counts: Sequence[int], x: Axis, y: Axis, marks: Sequence[tuple[int, str]] = (), is_open: bool = False) -> Svg:
     """Bars of counts, from the first that is not zero to the last.
 

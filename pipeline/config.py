@@ -13,10 +13,12 @@ from components.neighbour_gen.config import NeighbourGenConfig
 from components.online_tuner.config import OnlineTunerConfig
 from components.pusher.config import PusherConfig
 from components.relabeller.config import RelabellerConfig
+from components.reward_trainer.config import RewardTrainerConfig
 from components.schema_gen.config import SchemaGenConfig
 from components.statistics_gen.config import StatisticsGenConfig
 from components.trainer.config import TrainerConfig
 from components.trajectory_gen.config import TrajectoryGenConfig
+from components.user_model_trainer.config import UserModelTrainerConfig
 from pipeline.beam import BeamConfig
 from schemas.config import Config
 
@@ -32,6 +34,8 @@ class PipelineConfig(Config):
     schema_gen: SchemaGenConfig = SchemaGenConfig()
     example_validator: ExampleValidatorConfig = ExampleValidatorConfig()
     neighbour_gen: NeighbourGenConfig = NeighbourGenConfig()
+    reward_trainer: RewardTrainerConfig = RewardTrainerConfig()
+    user_model_trainer: UserModelTrainerConfig = UserModelTrainerConfig()
     relabeller: RelabellerConfig = RelabellerConfig()
     trainer: TrainerConfig = TrainerConfig()
     online_tuner: OnlineTunerConfig = OnlineTunerConfig()
@@ -64,6 +68,20 @@ class PipelineConfig(Config):
         if len(set(found.values())) > 1:
             stated = ", ".join(f"{key} is {value:g}" for key, value in found.items())
             raise ValueError(f"relabelling needs one discount: {stated}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _models_that_are_learned_from_are_made(self) -> "PipelineConfig":
+        """A step that is off is found before the steps in front of it have run."""
+        if self.trainer.reward.source == "pretrained" and self.reward_trainer.estimator is None:
+            raise ValueError("trainer.reward.source: pretrained needs reward_trainer.estimator, such as {name: din}")
+        imagination = self.trainer.imagination
+        if imagination is None:
+            return self
+        if self.user_model_trainer.model is None:
+            raise ValueError("trainer.imagination needs user_model_trainer.model, such as {debiasing: snips}")
+        if imagination.planning.variant == "ips" and self.user_model_trainer.model.debiasing == "none":
+            raise ValueError("trainer.imagination.planning.variant: ips needs user_model_trainer.model.debiasing: ips, snips or dr")
         return self
 
     def of(self, component: str) -> Any:

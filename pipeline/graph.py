@@ -80,6 +80,19 @@ GRAPH: tuple[Step, ...] = (
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
     ),
     _step(
+        "reward_trainer",
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+        anomalies=FromStep("example_validator", "anomalies"),
+    ),
+    _step(
+        "user_model_trainer",
+        examples=FromStep("trajectory_gen", "examples"),
+        vocabulary=FromStep("trajectory_gen", "vocabulary"),
+        neighbours=FromStep("neighbour_gen", "neighbours"),
+        anomalies=FromStep("example_validator", "anomalies"),
+    ),
+    _step(
         "relabeller",
         examples=FromStep("trajectory_gen", "examples"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
@@ -91,6 +104,8 @@ GRAPH: tuple[Step, ...] = (
         relabelled=FromStep("relabeller", "relabelled"),
         vocabulary=FromStep("trajectory_gen", "vocabulary"),
         neighbours=FromStep("neighbour_gen", "neighbours"),
+        reward_model=FromStep("reward_trainer", "reward_model"),
+        user_model=FromStep("user_model_trainer", "user_model"),
         anomalies=FromStep("example_validator", "anomalies"),
         base_model=FromHistory("evaluator", "model", blessed_only=True, only_if=("warm_start_from", "latest_blessed")),
     ),

@@ -21,6 +21,8 @@ from schemas.config import canonical_json
 ARTIFACT_CLASSES: Mapping[str, str] = {
     "Examples": "Dataset",
     "Model": "Model",
+    "RewardModel": "Model",
+    "UserModel": "Model",
     "ServingModel": "Model",
     "PushedModel": "Model",
     "ModelEvaluation": "Metrics",
@@ -49,6 +51,8 @@ class CompileError(Exception):
 RESOURCES: Mapping[str, Resources] = {
     "trajectory_gen": Resources(cpu="4", memory="8Gi"),
     "relabeller": Resources(cpu="4", memory="8Gi"),
+    "reward_trainer": Resources(cpu="4", memory="8Gi"),
+    "user_model_trainer": Resources(cpu="4", memory="8Gi"),
     "trainer": Resources(cpu="4", memory="8Gi"),
 }
 """Requests of the steps that need more than the default ones."""

@@ -85,12 +85,13 @@ class LogSource(Config):
 
 
 class SimulatedSource(Config):
-    """A simulated log; `shop` is the configuration of the simulator."""
+    """A simulated log; `shop` is the configuration of the simulator, `noise` that of what is done to its rewards."""
 
     format: Literal["session_shop"] = "session_shop"
     num_events: int
     seed: int
     shop: dict[str, Any]
+    noise: dict[str, Any] | None = None
 
 
 Source = LogSource | SimulatedSource

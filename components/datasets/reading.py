@@ -19,11 +19,14 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
+import pydantic
 
 from components.base import ComponentError
 from components.datasets.base import LogSource, SimulatedSource, Source, header_of, require_columns
 from components.datasets.files import LogFile, is_compressed, is_remote, list_files, open_log
 from components.datasets.normalising import SCHEMA, Normalised, normalise
+from models.simulators.chance import NOISE, Chance
+from models.simulators.noise import AnyNoise
 from models.simulators.session_shop import LoggedEvents, SessionShop, SessionShopConfig
 from schemas.config import ConfigError
 from schemas.interaction import FEEDBACK_ROLES, MICROSECONDS_PER_SECOND
@@ -452,14 +455,22 @@ def _parquet_row(batch: pa.RecordBatch, row: int) -> str:
 def _simulated(part: ReadRange, source: SimulatedSource) -> Iterator[Block]:
     shop = SessionShop(SessionShopConfig.model_validate_json(json.dumps(source.shop)))
     names = pa.array(shop.item_names)
+    noise = pydantic.TypeAdapter(AnyNoise).validate_json(json.dumps(source.noise)) if source.noise is not None else None
     row = 0
     for events in shop.logs(source.num_events, source.seed):
-        batch = _simulated_batch(events, names, _positions(part, row, len(events.user)))
+        reward = np.where(events.bought, PURCHASE.reward, CLICK.reward)
+        if noise is not None:
+            # What happens to an event's reward depends on its row alone, and on no other chance.
+            chance = Chance(source.seed % 2**64).uniform(NOISE, row + np.arange(len(reward)), 0, noise.num_draws)
+            reward = noise.apply(reward, chance)
+        batch = _simulated_batch(events, reward, names, _positions(part, row, len(events.user)))
         row += batch.num_rows
         yield Block(Normalised(batch, batch.num_rows, 0), [], [], batch.num_rows)
 
 
-def _simulated_batch(events: LoggedEvents, names: pa.Array, positions: npt.NDArray[np.int64]) -> pa.RecordBatch:
+def _simulated_batch(
+    events: LoggedEvents, reward: npt.NDArray[np.float64], names: pa.Array, positions: npt.NDArray[np.int64]
+) -> pa.RecordBatch:
     bought = events.bought
     role = np.where(bought, FEEDBACK_ROLES.index("purchase"), FEEDBACK_ROLES.index("click"))
     return pa.RecordBatch.from_arrays(
@@ -469,7 +480,7 @@ def _simulated_batch(events: LoggedEvents, names: pa.Array, positions: npt.NDArr
             names.take(pa.array(events.item)),
             pa.array(events.time * MICROSECONDS_PER_SECOND),
             pa.array(role.astype(np.int8)),
-            pa.array(np.where(bought, PURCHASE.reward, CLICK.reward).astype(np.float32)),
+            pa.array(reward.astype(np.float32)),
             pa.array(events.propensity.astype(np.float32)),
             pa.array(positions),
         ],

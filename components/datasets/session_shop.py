@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from components.datasets.base import DatasetConfig, SimulatedSource, Source
+from models.simulators.noise import AnyNoise
 from models.simulators.session_shop import SessionShopConfig
 
 
@@ -21,9 +22,13 @@ class SessionShopDatasetConfig(DatasetConfig):
     """Seed of users and their choices."""
     shop: SessionShopConfig = SessionShopConfig()
     """The shop itself."""
+    noise: AnyNoise | None = None
+    """What is done to the logged rewards, such as {name: thinning, kept: 0.2}; their mean stays, and so do events and returns of
+    policies that are played in the shop."""
 
     def sources(self) -> tuple[Source, ...]:
-        return (SimulatedSource(num_events=self.num_events, seed=self.seed, shop=self.shop.model_dump(mode="json")),)
+        noise = self.noise.model_dump(mode="json") if self.noise is not None else None
+        return (SimulatedSource(num_events=self.num_events, seed=self.seed, shop=self.shop.model_dump(mode="json"), noise=noise),)
 
     def external_state(self) -> Mapping[str, Any]:
         return {}

@@ -17,9 +17,11 @@ class QFunctionConfig(TrainerConfig):
     """Ranking the next item does not say how good values are, so all epochs are trained."""
 
     @pydantic.model_validator(mode="after")
-    def _starts_from_a_folder_or_nothing(self) -> "QFunctionConfig":
+    def _needs_nothing_of_other_steps(self) -> "QFunctionConfig":
         if self.warm_start_from == "latest_blessed":
             raise ValueError("warm_start_from: latest_blessed is a policy; name the folder of an earlier q_function, or use q_model")
+        if self.reward.source == "pretrained":
+            raise ValueError("reward.source: pretrained is of the trainer; values are learned from logged rewards, or co_trained ones")
         return self
 
 

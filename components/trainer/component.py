@@ -39,6 +39,8 @@ TRAINER = Component(
         "relabelled": Port("Examples", "The train split with relabelled returns; empty when relabelling is off."),
         "vocabulary": Port("Vocabulary", "The catalogue."),
         "neighbours": Port("Neighbours", "Which items occur in the same sessions."),
+        "reward_model": Port("RewardModel", "What each event was worth on average; empty when its step is off."),
+        "user_model": Port("UserModel", "What might have come; empty when its step is off."),
         "anomalies": Port("ExampleAnomalies", "Says that the trajectories are sound."),
         "base_model": Port("Model", "Model to start from.", optional=True),
     },

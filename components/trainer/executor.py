@@ -38,6 +38,8 @@ def execute(
         relabelled=_relabelled(inputs),
         neighbours=read_neighbours(inputs["neighbours"], kept) if kept else None,
         latest=inputs.get("base_model"),
+        reward_model=inputs.get("reward_model"),
+        user_model=inputs.get("user_model"),
         workers=workers,
     )
     if not workers.is_chief:

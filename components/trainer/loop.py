@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -19,8 +19,11 @@ from components.artifacts import HEALTH, Artifact
 from components.base import ComponentError, Context
 from components.evaluation import Protocol, rank_model
 from components.model_io import LoadedModel, ModelConfig, build_model, read_weights, write_weights
-from components.trainer.config import TrainerConfig
+from components.trainer.config import TrainerConfig, TrainingConfig
+from components.trainer.imagination import ImaginedStep, imagination_of
+from components.trainer.rewards import EstimatedRewards, estimated_rewards
 from components.trainer.step import TrainStep
+from components.trainer.trainee import Trainee
 from components.trainer.workers import Workers
 from components.trajectory_io import Transitions, Window, epoch_batches, ordered_batches, shard_files
 from models.algorithms.base import Algorithm
@@ -28,10 +31,13 @@ from models.algorithms.sequence_model import SequenceConfig
 from models.batch import TrajectoryBatch
 from models.co_visitation import Neighbours
 from models.frameworks import keras, tf
+from models.learner import Learner
 from models.losses.health import Q_BOUND, Q_SCALE
 from models.metrics.ranking import MAX_RANK, beyond_accuracy, sum_by_session
+from models.module import Module
 from models.optimizers import LazyAdam
 from models.serving import RankedPolicy
+from models.user_model.imagination import Imagination
 from schemas.config import ConfigError
 
 _XLA_STEP_MULTIPLE = 8
@@ -39,7 +45,7 @@ _LOG_EVERY_SECONDS = 2.0
 
 
 @contextmanager
-def frameworks(config: TrainerConfig) -> Iterator[None]:
+def frameworks(config: TrainingConfig) -> Iterator[None]:
     """Seeds and precision for the time of the training; both are global in Keras."""
     keras.utils.set_random_seed(config.seed)
     # Generators whose state is a variable, so that checkpoints hold it and a resumed run draws the same dropout.
@@ -49,7 +55,7 @@ def frameworks(config: TrainerConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _precision(config: TrainerConfig) -> Iterator[None]:
+def _precision(config: TrainingConfig) -> Iterator[None]:
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
     try:
@@ -58,7 +64,7 @@ def _precision(config: TrainerConfig) -> Iterator[None]:
         keras.mixed_precision.set_global_policy(before)
 
 
-def make_optimizer(config: TrainerConfig, learning_rate: float | None = None) -> Any:
+def make_optimizer(config: TrainingConfig, learning_rate: float | None = None) -> Any:
     """The optimiser of a training; `learning_rate` takes the place of the configured one."""
     rate: Any = learning_rate or config.learning_rate
     if config.warmup_steps:
@@ -67,24 +73,75 @@ def make_optimizer(config: TrainerConfig, learning_rate: float | None = None) ->
 
 
 class Trainable:
-    """A model with what is compiled to train and to rank it.
+    """A policy with what is compiled to train and to rank it.
 
     Args:
         model: What is trained; its variables exist.
         config: How.
+        rewards: Where its rewards come from; None for the logs.
+        imagination: What it learns from beside the logs; None for nothing.
         workers: The processes that train it; their variables were made in `workers.scope`, and so must this be.
     """
 
-    def __init__(self, model: LoadedModel, config: TrainerConfig, workers: Workers | None = None):
+    section = "trainer"
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        config: TrainerConfig,
+        rewards: EstimatedRewards | None = None,
+        imagination: Imagination | None = None,
+        workers: Workers | None = None,
+    ):
         self.model = model
-        self.workers = workers or Workers()
-        self.step = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla, self.workers)
+        self._config = config
+        self._rewards = rewards
+        held = rewards.held(model.algorithm) if rewards else ()
+        step: Any = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla, held, workers)
+        if imagination is not None:
+            step = ImaginedStep(imagination, model.algorithm, step)
+        self.step: Any = rewards.around(step, partial(make_optimizer, config)) if rewards else step
         self.ranked = RankedPolicy(model.algorithm, MAX_RANK)
 
     @property
     def algorithm(self) -> Algorithm:
         """The model itself."""
         return self.model.algorithm
+
+    @property
+    def learner(self) -> Learner:
+        return self.model.algorithm
+
+    @property
+    def context_steps(self) -> int:
+        return self._config.network.window or 1
+
+    def modules(self) -> Mapping[str, Module]:
+        return {"model": self.algorithm, **(self._rewards.modules() if self._rewards else {})}
+
+    def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
+        if self._rewards:
+            self._rewards.adapt(self.algorithm, batches)
+        else:
+            self.algorithm.adapt(batches)
+
+    def window(self, relabelled: Artifact) -> Window | None:
+        algorithm = self._config.algorithm
+        if not isinstance(algorithm, SequenceConfig):
+            # Other policies look at one return at a time.
+            if self.algorithm.is_return_conditioned:
+                raise ConfigError(f"trainer.algorithm: {self.algorithm.config_class.__name__} cannot be trained on relabelled returns")
+            return None
+        theirs, mine = relabelled.properties["discount"], algorithm.return_discount
+        if theirs != mine:
+            raise ConfigError(f"trainer.algorithm.return_discount is {mine:g}, the returns were relabelled with a discount of {theirs:g}")
+        return Window(algorithm.context_length, mine)
+
+    def validate(self, examples: Artifact, context: Context) -> dict[str, float]:
+        protocol = Protocol(max_states=self._config.early_stopping.max_states)
+        ranked = rank_model(self.ranked, self.model.vocabulary, examples, "eval", protocol, context)
+        # What everybody is shown says early that a policy collapses, while accuracy still holds.
+        return {**sum_by_session(ranked).values(), **beyond_accuracy(ranked, self.algorithm.catalogue.num_items)}
 
     @property
     def num_parameters(self) -> int:
@@ -109,47 +166,72 @@ class SeedSeries:
     Args:
         config: What is trained and how; its seed does not count.
         vocabulary: The items.
-        max_steps: T, most events of a record.
+        examples: The trajectories.
         seeds: What is trained from; at least one.
         neighbours: Those of the items, for models that mix them in.
+        reward_model: What `reward_trainer` made, for `reward.source: pretrained`.
+        user_model: What `user_model_trainer` made, for `imagination`.
     """
 
     def __init__(
-        self, config: TrainerConfig, vocabulary: pa.Table, max_steps: int, seeds: Sequence[int], neighbours: Neighbours | None = None
+        self,
+        config: TrainerConfig,
+        vocabulary: pa.Table,
+        examples: Artifact,
+        seeds: Sequence[int],
+        neighbours: Neighbours | None = None,
+        reward_model: Artifact | None = None,
+        user_model: Artifact | None = None,
     ):
         self._config = config
         self._neighbours = neighbours
+        self._reward_model = reward_model
         self._vocabulary = vocabulary
+        self._examples = examples
+        max_steps = int(examples.properties["max_length"])
         self._model_config = ModelConfig(algorithm=config.algorithm, network=config.network, max_steps=max_steps)
-        algorithm = self._build(seeds[0])
-        self._starts = {seeds[0]: _start_of(algorithm), **{seed: _start_of(self._build(seed)) for seed in seeds[1:]}}
-        self._trainable = Trainable(LoadedModel(algorithm, self._model_config, self._vocabulary), self._config)
+        algorithm, rewards = self._build(seeds[0])
+        self._starts = {seeds[0]: _start_of(algorithm, rewards)}
+        for seed in seeds[1:]:
+            self._starts[seed] = _start_of(*self._build(seed))
+        self._imagination = imagination_of(config, algorithm, vocabulary, examples, user_model)
+        model = LoadedModel(algorithm, self._model_config, self._vocabulary)
+        self._trainable = Trainable(model, self._config, rewards, self._imagination)
 
     @contextmanager
     def training(self, seed: int) -> Iterator[Trainable]:
         """The model as it begins from one of the seeds, and the precision to train it in; what was yielded earlier is spent."""
-        start, algorithm = self._starts[seed], self._trainable.algorithm
         with _precision(self._config):
-            algorithm.reseed(seed)
-            for variable, value in zip(algorithm.variables, start.variables, strict=True):
-                variable.assign(value)
-            for generator, state in zip(algorithm.random_generators(), start.generators, strict=True):
-                generator.reset(state)
+            for module, start in zip(self._trainable.modules().values(), self._starts[seed], strict=True):
+                if isinstance(module, Learner):
+                    module.reseed(seed)
+                for variable, value in zip(module.variables, start.variables, strict=True):
+                    variable.assign(value)
+                for generator, state in zip(module.random_generators(), start.generators, strict=True):
+                    generator.reset(state)
+            if self._imagination is not None:
+                self._imagination.reseed(seed)
             for optimizer in self._trainable.step.optimizers.values():
                 for variable in optimizer.variables:
                     variable.assign(tf.zeros_like(variable))
             yield self._trainable
 
-    def _build(self, seed: int) -> Algorithm:
+    def _build(self, seed: int) -> tuple[Algorithm, EstimatedRewards | None]:
         with frameworks(self._config.model_copy(update={"seed": seed})):
-            return build_model(self._model_config, self._vocabulary, seed, self._neighbours)
+            algorithm = build_model(self._model_config, self._vocabulary, seed, self._neighbours)
+            rewards = estimated_rewards(self._config.reward, algorithm, self._vocabulary, self._examples, seed, self._reward_model)
+            return algorithm, rewards
 
 
-def _start_of(algorithm: Algorithm) -> _Start:
-    return _Start(
-        variables=[variable.numpy() for variable in algorithm.variables],
-        generators=[generator.state.numpy() for generator in algorithm.random_generators()],
-    )
+def _start_of(algorithm: Algorithm, rewards: EstimatedRewards | None) -> list[_Start]:
+    """Of the algorithm and of all that is trained beside it."""
+    return [
+        _Start(
+            variables=[variable.numpy() for variable in module.variables],
+            generators=[generator.state.numpy() for generator in module.random_generators()],
+        )
+        for module in (algorithm, *(rewards.modules().values() if rewards else ()))
+    ]
 
 
 @dataclass
@@ -180,52 +262,53 @@ class LoopState:
 
 
 class TrainingLoop:
-    """Trains an algorithm until it stops getting better, has done its epochs, or is interrupted.
+    """Trains a learner until it stops getting better, has done its epochs, or is interrupted.
 
     Interrupted at any point and started again with the same scratch folder, it goes on from its last checkpoint: weights,
     optimiser, random generators, place in the data. Of several workers all do the same steps; the chief alone ranks, decides and
     writes.
 
     Args:
-        trainable: What is trained.
+        trainee: What is trained.
         config: For how long.
         examples: On what.
         context: Scratch folder and progress.
         logs: Folder of TensorBoard's event files.
         relabelled: Trajectories to train on in place of the train split of `examples`; what is measured stays as it was logged.
+        workers: The processes that train together; None is this one alone.
     """
 
     def __init__(
         self,
-        trainable: Trainable,
-        config: TrainerConfig,
+        trainee: Trainee,
+        config: TrainingConfig,
         examples: Artifact,
         context: Context,
         logs: Path,
         relabelled: Artifact | None = None,
+        workers: Workers | None = None,
     ):
-        algorithm = trainable.algorithm
-        self._model = trainable.model
-        self._algorithm = algorithm
+        self._trainee = trainee
+        self._learner = trainee.learner
         self._config = config
         self._examples = examples
         self._context = context
-        self._step = trainable.step
-        self._workers = trainable.workers
-        self._ranked = trainable.ranked
+        self._step = trainee.step
+        self._workers = workers or Workers()
         self._files = shard_files(relabelled or examples, "train")
-        self._window = _window(algorithm, config, relabelled) if relabelled is not None else None
-        self._transitions = Transitions(self._files, config.network.window or 1) if algorithm.transitions else None
+        self._window = trainee.window(relabelled) if relabelled is not None else None
+        self._transitions = Transitions(self._files, trainee.context_steps) if self._learner.transitions else None
         self._unit, self._amount = self._size_of_a_pass()
         self._best = context.scratch / "best"
         self._writers = {name: tf.summary.create_file_writer(str(logs / name)) for name in ("train", "validation")}
         # The state travels inside the checkpoint, so that the two cannot part.
         self._saved_state = tf.Variable("", dtype=tf.string, trainable=False)
+        modules = trainee.modules()
         checkpoint = tf.train.Checkpoint(
-            model=algorithm.trackable(),
+            **{name: module.trackable() for name, module in modules.items()},
             optimizers=self._step.optimizers,
             state=self._saved_state,
-            generators=algorithm.random_generators(),
+            generators=[generator for module in modules.values() for generator in module.random_generators()],
         )
         self._manager = tf.train.CheckpointManager(checkpoint, str(context.scratch / "checkpoints"), max_to_keep=2)
         self._saved_at = time.monotonic()
@@ -233,12 +316,12 @@ class TrainingLoop:
         self.state = LoopState()
 
     def run(self) -> LoopState:
-        """Trains; afterwards the algorithm has the best weights."""
+        """Trains; afterwards the learner has the best weights."""
         self._restore()
         self._workers.check_together(self.state.step)
         config, state = self._config, self.state
         if state.step == 0:
-            self._algorithm.adapt(iter(ordered_batches(self._files, config.batch_size)))
+            self._trainee.adapt(ordered_batches(self._files, config.batch_size))
         with self._context.progress.task("train", self._amount * config.max_epochs, self._unit) as task:
             task.advance(state.epoch * self._amount + min(state.batch * config.batch_size, self._amount))
             try:
@@ -250,7 +333,7 @@ class TrainingLoop:
                 self._save()
                 raise
         if self._workers.is_chief:
-            read_weights(self._algorithm, self._best)
+            read_weights(self._learner, self._best)
         for writer in self._writers.values():
             writer.close()
         return state
@@ -301,10 +384,15 @@ class TrainingLoop:
             self._log(meter)
 
     def _validate(self) -> None:
-        """Ranks the eval split, keeps the weights if they are the best, and decides whether to go on."""
+        """Measures on the eval split, keeps the weights if they are the best, and decides whether to go on."""
         config, state = self._config, self.state
         stopping = config.early_stopping
-        metrics = self._rank() if self._workers.is_chief else {}
+        metrics = self._trainee.validate(self._examples, self._context) if self._workers.is_chief else {}
+        if self._workers.is_chief and stopping.metric not in metrics:
+            raise ComponentError(
+                f"{self._trainee.section}.early_stopping.metric: {stopping.metric!r} is not measured on the eval split; "
+                f"known: {', '.join(metrics)}"
+            )
         value = self._workers.from_chief(metrics.get(stopping.metric, 0.0))
         metrics = metrics or {stopping.metric: value}
         state.epochs.append({"epoch": state.epoch + 1, "step": state.step, **metrics})
@@ -315,7 +403,7 @@ class TrainingLoop:
         better = value > state.best
         if better or keeps_last:
             if self._workers.is_chief:
-                write_weights(self._algorithm, self._best)
+                write_weights(self._learner, self._best)
             state.best, state.best_epoch = value, state.epoch
         self._context.progress.log(f"epoch {state.epoch + 1}: {stopping.metric} {value:.4f}" + (", the best so far" if better else ""))
         if not keeps_last and state.epoch - state.best_epoch >= stopping.patience:
@@ -325,19 +413,6 @@ class TrainingLoop:
         elif state.epoch + 1 >= config.max_epochs:
             state.stopped = f"max_epochs = {config.max_epochs} reached"
         state.epoch, state.batch = state.epoch + 1, 0
-
-    def _rank(self) -> dict[str, float]:
-        """Metrics of the eval split."""
-        stopping = self._config.early_stopping
-        protocol = Protocol(max_states=stopping.max_states)
-        ranked = rank_model(self._ranked, self._model.vocabulary, self._examples, "eval", protocol, self._context)
-        # What everybody is shown says early that a policy collapses, while accuracy still holds.
-        metrics = {**sum_by_session(ranked).values(), **beyond_accuracy(ranked, self._algorithm.catalogue.num_items)}
-        if stopping.metric not in metrics:
-            raise ComponentError(
-                f"trainer.early_stopping.metric: {stopping.metric!r} is not measured on the eval split; known: {', '.join(metrics)}"
-            )
-        return metrics
 
     def _log(self, meter: _Meter) -> None:
         row = {"step": self.state.step, **meter.summary()}
@@ -367,11 +442,12 @@ class TrainingLoop:
         # Rewards differ from batch to batch; the greatest so far counts.
         self.state.q_bound = max(self.state.q_bound, signs[HEALTH + Q_BOUND])
         scale, factor = signs[HEALTH + Q_SCALE], self._config.divergence_factor
+        section = self._trainee.section
         if self.state.q_bound > 0 and scale > factor * self.state.q_bound:
             raise ComponentError(
                 f"values diverge: at step {self.state.step} the mean size of Q is {scale:.4g}, and no return can pass "
-                f"{self.state.q_bound:.4g} with these rewards and this discount (trainer.divergence_factor allows {factor:g} times that). "
-                "Lower trainer.learning_rate or the discount, or let the target network follow more slowly"
+                f"{self.state.q_bound:.4g} with these rewards and this discount ({section}.divergence_factor allows {factor:g} times "
+                f"that). Lower {section}.learning_rate or the discount, or let the target network follow more slowly"
             )
 
     def _stop_on_nan(self, batch: TrajectoryBatch, values: dict[str, float]) -> None:
@@ -384,24 +460,12 @@ class TrainingLoop:
         cause = (
             f"its {' and '.join(odd)} are not finite"
             if odd
-            else "its inputs are finite, so the weights diverged: lower trainer.learning_rate"
+            else f"its inputs are finite, so the weights diverged: lower {self._trainee.section}.learning_rate"
         )
         raise ComponentError(
             f"loss is not finite: {bad} at epoch {self.state.epoch + 1}, batch {self.state.batch} (step {self.state.step}); "
             f"{cause}. The batch is kept in {path}"
         )
-
-
-def _window(algorithm: Algorithm, config: TrainerConfig, relabelled: Artifact) -> Window | None:
-    """How relabelled sessions are cut for a policy that is told returns; None for others, which look at one return at a time."""
-    if not isinstance(config.algorithm, SequenceConfig):
-        if algorithm.is_return_conditioned:
-            raise ConfigError(f"trainer.algorithm: {algorithm.config_class.__name__} cannot be trained on relabelled returns")
-        return None
-    theirs, mine = relabelled.properties["discount"], config.algorithm.return_discount
-    if theirs != mine:
-        raise ConfigError(f"trainer.algorithm.return_discount is {mine:g}, the returns were relabelled with a discount of {theirs:g}")
-    return Window(config.algorithm.context_length, mine)
 
 
 class _Meter:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -18,11 +16,23 @@ from models.backbones.sasrec import SASRecConfig
 from models.batch import TrajectoryBatch
 from models.co_visitation import Neighbours
 from models.frameworks import tf
+from models.learner import Learner, Phase, StepLosses
 from models.module import Module
 from models.ranking import CatalogueScores, PolicyState, Ranking, best_of_catalogue, policy_scores
-from models.sampling import NegativeSampler, Seed
+from models.sampling import NegativeSampler
 from schemas.config import Config, ConfigError
 from schemas.trajectory import PAD_ITEM_ID
+
+__all__ = [
+    "Algorithm",
+    "AlgorithmConfig",
+    "Catalogue",
+    "Condition",
+    "Encoder",
+    "NetworkConfig",
+    "Phase",
+    "StepLosses",
+]
 
 _FULL_SOFTMAX_ITEMS = 10_000
 """Up to this catalogue the full softmax is the default: exact, and not much slower."""
@@ -81,41 +91,6 @@ class Catalogue:
     max_steps: int
     counts: npt.NDArray[np.int64]
     neighbours: Neighbours | None = None
-
-
-class StepLosses(NamedTuple):
-    """Losses of a batch, before they are averaged.
-
-    Attributes:
-        parts: Name to [B, T] loss of every step, already weighted against each other.
-        mask: [B, T] float32, 1 for the steps that count.
-        health: Name to a scalar that tells how learning goes, without a part in the loss; see `models.losses.health`.
-    """
-
-    parts: Mapping[str, tf.Tensor]
-    mask: tf.Tensor
-    health: Mapping[str, tf.Tensor] = MappingProxyType({})
-
-    def mean(self, name: str) -> tf.Tensor:
-        """Average of one part over the steps that count."""
-        return tf.reduce_sum(self.parts[name] * self.mask) / tf.maximum(tf.reduce_sum(self.mask), 1.0)
-
-
-class Phase(NamedTuple):
-    """A part of the training with a step of its own.
-
-    Attributes:
-        name: Passed to `losses`.
-        optimizer: Phases with the same name here share moments.
-        learning_rate: In place of the trainer's.
-    """
-
-    name: str
-    optimizer: str = "main"
-    learning_rate: float | None = None
-
-
-_WHOLE = Phase("")
 
 
 class Condition(NamedTuple):
@@ -217,7 +192,7 @@ def _started(item_id: tf.Tensor) -> tf.Tensor:
     return tf.pad(item_id, [[0, 0], [1, 0]], constant_values=PAD_ITEM_ID)
 
 
-class Algorithm(Module, ABC):
+class Algorithm(Learner):
     """Base of all algorithms.
 
     A subclass adds heads in its constructor and says what the loss of a step is. Where it recommends from another head than the
@@ -239,9 +214,6 @@ class Algorithm(Module, ABC):
     is_return_conditioned: ClassVar[bool] = False
     """True for an algorithm that looks at the `condition` of its states."""
 
-    transitions: ClassVar[bool] = False
-    """True for an algorithm that is trained on single transitions, drawn one by one, and not on whole sessions."""
-
     @classmethod
     def create(cls, config: Any, network: NetworkConfig, catalogue: Catalogue, seed: int = 0) -> Algorithm:
         """The algorithm of a configuration; some have more than one form."""
@@ -250,10 +222,10 @@ class Algorithm(Module, ABC):
     def __init__(self, config: AlgorithmConfig, network: NetworkConfig, catalogue: Catalogue, seed: int = 0):
         from models.heads.policy import PolicyHead
 
+        super().__init__(catalogue.max_steps, seed)
         self._config = config
         self._network = network
         self._catalogue = catalogue
-        self._seed = Seed(seed)
         self.encoder = Encoder(network, catalogue)
         if self.has_policy:
             if network.tied and self.encoder.output_width != network.width:
@@ -273,63 +245,10 @@ class Algorithm(Module, ABC):
         """The items the algorithm was built for."""
         return self._catalogue
 
-    def reseed(self, seed: int) -> None:
-        """Draws as if built with another seed from now on; weights stay as they are."""
-        self._seed.assign(seed)
-
     def build(self) -> None:
-        """Creates all variables, by one pass over a batch of nothing."""
-        steps = min(2, self._catalogue.max_steps)
-        nothing = tf.zeros([1, steps], tf.int32)
-        real = tf.zeros([1, steps], tf.float32)
-        batch = TrajectoryBatch(nothing, nothing, real, real, nothing[:, 0], nothing[:, 0], real[:, 0], tf.zeros([1], tf.int64))
-        for phase in self.phases:
-            self.losses_of(phase, batch, tf.constant(0, tf.int64), training=False)
+        super().build()
         if self.has_policy and self._network.neighbours and self._catalogue.neighbours is not None:
             self.policy.neighbours.fill(self._catalogue.neighbours)
-        self.after_build()
-
-    def after_build(self) -> None:
-        """Called once when all variables exist; target networks are set here."""
-
-    def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
-        """Called once before the first training step, for what depends on the logs and no gradient moves.
-
-        Args:
-            batches: Trajectories of the train split; nothing is read unless they are iterated over.
-        """
-
-    @abstractmethod
-    def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
-        """Losses of every step.
-
-        Args:
-            batch: The trajectories.
-            step: int64 number of the training step; seeds what is drawn.
-            training: True applies dropout.
-
-        An algorithm with several phases also takes `phase`, the name of one.
-        """
-
-    def losses_of(self, phase: Phase, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
-        """Losses of a phase, whether the algorithm has several or one."""
-        return self.losses(batch, step, training, **({"phase": phase.name} if phase.name else {}))
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """Parts of the training; each is compiled by itself."""
-        return (_WHOLE,)
-
-    def phase(self, step: int) -> Phase:
-        """The phase that a training step belongs to, one of `phases`."""
-        return self.phases[0]
-
-    def variables_of(self, phase: Phase) -> list[tf.Variable]:
-        """What a phase trains."""
-        return self.trainable_variables
-
-    def after_update(self, step: tf.Tensor) -> None:
-        """Called after every update of the weights; target networks move here."""
 
     def negatives(self, step: tf.Tensor) -> tf.Tensor | None:
         """[S] int32 negatives of a training step, or None where the whole catalogue is scored."""

@@ -88,6 +88,35 @@ class OccurrenceEmbedding(keras.layers.Layer):
         return {**super().get_config(), **mine}
 
 
+class CategoryEmbedding(keras.layers.Layer):
+    """One vector for each of a few categories: [...] int -> [..., D].
+
+    Masking: none.
+
+    Args:
+        count: Categories, from 0.
+        width: D.
+        stddev: Standard deviation of the initial weights.
+    """
+
+    def __init__(self, count: int, width: int, stddev: float = 0.02, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.count = count
+        self.width = width
+        self.stddev = stddev
+
+    def build(self, input_shape: Any) -> None:
+        self.table = self.add_weight("table", (self.count, self.width), initializer=keras.initializers.RandomNormal(stddev=self.stddev))
+        super().build(input_shape)
+
+    def call(self, category: tf.Tensor) -> tf.Tensor:
+        # A product, because the gradient of a gather of so few rows is a long list of repeated ones.
+        return tf.tensordot(tf.one_hot(category, self.count, dtype=self.compute_dtype), tf.cast(self.table, self.compute_dtype), axes=1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "count": self.count, "width": self.width, "stddev": self.stddev}
+
+
 class HideItems(keras.layers.Layer):
     """Shows some items as unknown in training.
 

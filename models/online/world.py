@@ -21,8 +21,8 @@ class ItemWorld:
 
     Args:
         simulator: The world; its actions are numbers.
-        items: Names of the vocabulary's items; the one at place i has id i + 1. Simulators whose items have no names call them by
-            their numbers.
+        items: Names of the vocabulary's items; the one at place i has id i + 1. Simulators whose items have no names (`item_names`)
+            call them by their numbers.
 
     Raises:
         ValueError: Actions are no items, or an item of the vocabulary is not in the simulator.
@@ -35,7 +35,8 @@ class ItemWorld:
         self.simulator = simulator
         self.num_items = len(items)
         self._logs_passes = not isinstance(simulator, ShopSimulator)
-        names = simulator.shop.item_names if isinstance(simulator, ShopSimulator) else [str(n) for n in range(int(space.high) + 1)]
+        named = simulator.shop.item_names if isinstance(simulator, ShopSimulator) else getattr(simulator, "item_names", None)
+        names = named or [str(n) for n in range(int(space.high) + 1)]
         number = {name: place for place, name in enumerate(names)}
         strange = [name for name in items if name not in number]
         if strange:

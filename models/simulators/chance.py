@@ -15,8 +15,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
-BEGIN, STEP, POLICY = 0, 1, 2
-"""What chance decides: how a session begins, what comes of an action, what a policy draws."""
+BEGIN, STEP, POLICY, NOISE = 0, 1, 2, 3
+"""What chance decides: how a session begins, what comes of an action, what a policy draws, what is done to the reward of a logged event."""
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -57,7 +57,7 @@ class Chance:
         """Numbers in [0, 1) with 53 bits.
 
         Args:
-            purpose: One of `BEGIN`, `STEP`, `POLICY`.
+            purpose: One of `BEGIN`, `STEP`, `POLICY`, `NOISE`.
             session: [B] number of each session.
             turn: [B] or one for all: steps of the session so far.
             count: How many for each session.

@@ -133,6 +133,12 @@ class SessionShop:
         buy = np.where(same_item & just_clicked & ~self.is_bait[item], c.buy_repeated * self.appeal[item], 0.0)
         return click, buy
 
+    def expected_rewards(self) -> Floats:
+        """[states, items] mean reward of showing an item."""
+        click, buy = self._responses
+        mean: Floats = CLICK.reward * click + PURCHASE.reward * buy
+        return mean
+
     def leave_after_click(self, item: Ints) -> Floats:
         """Probability to leave after a click on `item`."""
         return np.where(self.is_bait[item], self.config.leave_after_bait, self.config.leave_after_click)
@@ -249,7 +255,7 @@ class SessionShop:
         click, buy = self._responses
         c = self.config
         stay_click, stay_buy = 1.0 - self.leave_after_click(np.arange(self.num_items)), 1.0 - c.leave_after_purchase
-        reward = (policy * (CLICK.reward * click + PURCHASE.reward * buy)).sum(axis=1)
+        reward = (policy * self.expected_rewards()).sum(axis=1)
         transition = np.zeros((self.num_states, self.num_states))
         transition[:, 1::2] = policy * click * stay_click
         transition[:, 2::2] = policy * buy * stay_buy

@@ -22,7 +22,7 @@ from pipeline.compare.page import write_page
 from pipeline.compare.results import Leaderboard, leaderboard, write_leaderboard
 from pipeline.compare.runs import RETURN, Run, RunStore
 from pipeline.compare.table import leaderboard_table
-from pipeline.compare.training import Judgement, ModelBench, Simulation, plays_of, run_baselines
+from pipeline.compare.training import Given, Judgement, ModelBench, Simulation, plays_of, run_baselines
 from pipeline.config import PipelineConfig
 from pipeline.console import ConsoleProgress, step_line
 from pipeline.local import LocalRunner, RunResult
@@ -31,8 +31,8 @@ from schemas.config import canonical_json
 
 LAST_STEP = "neighbour_gen"
 """Last step of the pipeline that a comparison runs for all of its rows."""
-_RELABELLING = "relabeller"
-"""Step that is run, besides, for rows that are trained on raised returns."""
+_PREPARED = {"relabeller": "relabelled", "reward_trainer": "reward_model", "user_model_trainer": "user_model"}
+"""Steps that are run, besides, for rows that need what they make, with its name."""
 _ASKED = {"target_returns", "draw"}
 """What only policies conditioned on a return are asked for: another target is no reason to train the others again."""
 _MEASURED_BY = "pipeline.compare.training"
@@ -60,8 +60,8 @@ def compare(comparison: Comparison, root: Path, console: Console) -> Leaderboard
             return None
         folder = root / "compare" / comparison.config.name
         with _alone(folder, progress):
-            relabelled = _relabel(comparison, root, progress, console)
-            board = _Work(comparison, result, relabelled, folder, progress, console).run()
+            prepared = _prepare(comparison, root, progress, console)
+            board = _Work(comparison, result, prepared, folder, progress, console).run()
     console.print(leaderboard_table(board, console))
     for name in ("csv", "json", "html"):
         console.print(f"{name:<5} {folder / f'leaderboard.{name}'}", highlight=False, markup=False)
@@ -78,17 +78,22 @@ def _make_data(config: PipelineConfig, root: Path, progress: Progress, console: 
     raise AssertionError("a run ends with its result")
 
 
-def _relabel(comparison: Comparison, root: Path, progress: Progress, console: Console) -> dict[str, Artifact | str]:
-    """Trajectories with raised returns by configuration of the relabeller, or why they could not be made."""
-    found: dict[str, Artifact | str] = {}
+_Prepared = dict[tuple[str, str], Artifact | str]
+"""What a step made from a configuration, by the names of both, or why it could not."""
+
+
+def _prepare(comparison: Comparison, root: Path, progress: Progress, console: Console) -> _Prepared:
+    """What rows are trained on or learn from beside the logs; once for each configuration."""
+    found: _Prepared = {}
     for model in comparison.models:
-        key = canonical_json(model.relabeller)
-        if not model.relabeller.enabled or key in found:
-            continue
-        config = comparison.pipeline.model_copy(update={"relabeller": model.relabeller, "trainer": model.trainer})
-        result = _make_data(config, root, progress, console, _RELABELLING)
-        failed = result.failed
-        found[key] = f"{failed.name} failed: {failed.error}" if failed else _output(result, _RELABELLING, "relabelled")
+        for step, config in model.preparations().items():
+            key = step, canonical_json(config)
+            if key in found:
+                continue
+            pipeline = comparison.pipeline.model_copy(update={step: config, "trainer": model.trainer})
+            result = _make_data(pipeline, root, progress, console, step)
+            failed = result.failed
+            found[key] = f"{failed.name} failed: {failed.error}" if failed else _output(result, step, _PREPARED[step])
     return found
 
 
@@ -112,13 +117,13 @@ class _Work:
         self,
         comparison: Comparison,
         data: RunResult,
-        relabelled: dict[str, Artifact | str],
+        prepared: _Prepared,
         folder: Path,
         progress: Progress,
         console: Console,
     ):
         self._comparison = comparison
-        self._relabelled = relabelled
+        self._prepared = prepared
         self._folder = folder
         self._progress = progress
         self._quiet = _Quiet(progress)
@@ -159,12 +164,15 @@ class _Work:
         measured, simulate = {**self._measured, "trainer": canonical_json(model.trainer_of(seed))}, self._comparison.config.simulate
         if simulate is not None and ALGORITHMS[model.algorithm].is_return_conditioned:
             measured["asked"] = simulate.model_dump(mode="json", include=_ASKED)
-        if model.relabeller.enabled:
-            found = self._relabelled[canonical_json(model.relabeller)]
-            measured["relabelled"] = found if isinstance(found, str) else found.digest
+        for name, made in self._made(model).items():
+            measured[name] = made if isinstance(made, str) else made.digest
         if model.online_tuner.enabled:
             measured["online_tuner"] = canonical_json(model.tuner_of(seed))
         return content_key(_MEASURED_BY, measured)
+
+    def _made(self, model: Model) -> dict[str, Artifact | str]:
+        """What was made for a row, by its name."""
+        return {_PREPARED[step]: self._prepared[step, canonical_json(config)] for step, config in model.preparations().items()}
 
     def _measure_baselines(self) -> None:
         names = self._comparison.config.baselines
@@ -195,15 +203,17 @@ class _Work:
     def _train(self, place: int, model: Model, seeds: dict[int, str], task: Task) -> None:
         """Trains a model from the seeds that are missing; what fails becomes a row that says why."""
         bench = None
-        relabelled = self._relabelled.get(canonical_json(model.relabeller))
+        made = self._made(model)
         tuner = model.online_tuner if model.online_tuner.enabled else None
         try:
             for seed, key in seeds.items():
                 begun = time.monotonic()
                 try:
-                    if isinstance(relabelled, str):
-                        raise ComponentError(relabelled)
-                    bench = bench or ModelBench(model.trainer, tuple(seeds), self._judgement, self._quiet, relabelled, tuner)
+                    failed = [reason for reason in made.values() if isinstance(reason, str)]
+                    if failed:
+                        raise ComponentError(failed[0])
+                    given = Given(**{name: found for name, found in made.items() if isinstance(found, Artifact)})
+                    bench = bench or ModelBench(model.trainer, tuple(seeds), self._judgement, self._quiet, given, tuner)
                     run = bench.run(seed, self._store.scratch(key))
                     self._store.write(key, run)
                     if run.error is None:

@@ -11,7 +11,9 @@ import pydantic
 
 from components.online_tuner.config import OnlineTunerConfig
 from components.relabeller.config import RelabellerConfig
+from components.reward_trainer.config import RewardTrainerConfig
 from components.trainer.config import TrainerConfig
+from components.user_model_trainer.config import UserModelTrainerConfig
 from models.algorithms.registry import ALGORITHMS, AnyAlgorithm
 from models.backbones.registry import BACKBONES, AnyBackbone
 from models.baselines import BASELINES
@@ -42,13 +44,19 @@ class GridConfig(Config):
     relabeller: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Values of the relabeller section that differ from the base's; {enabled: true} trains on returns that a conservative value
     function raised, which is trained once for all seeds. Evaluation keeps the returns as logged."""
+    reward_trainer: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Values of the reward_trainer section that differ from the base's, for rows with {trainer: {reward: {source: pretrained}}}; a model
+    is trained once for all seeds."""
+    user_model_trainer: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Values of the user_model_trainer section that differ from the base's, for rows with {trainer: {imagination: {...}}}; a model is
+    trained once for all seeds."""
     online_tuner: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Values of the online_tuner section that differ from the base's; {enabled: true} goes on online after training, and what is
     measured is the tuned model. Its seed is that of the training."""
     vary: dict[str, tuple[Any, ...]] = pydantic.Field(default_factory=dict)
     """Keys of the trainer section with the values that each takes, such as {network.width: [32, 64], algorithm.discount: [0.5, 0.9]}:
     every combination is a row, and its name says which. Keys of `algorithm` and `network.backbone` are settings of all algorithms
-    and backbones of the grid; those of the two other sections have their names in front, such as relabeller.enabled: [false, true]."""
+    and backbones of the grid; those of the other sections have their names in front, such as relabeller.enabled: [false, true]."""
 
     @pydantic.field_validator("vary")
     @classmethod
@@ -168,6 +176,8 @@ class Model:
         settings: Varied key -> value.
         relabeller: How the returns that it is trained on are raised, if they are.
         online_tuner: How it goes on online, if it does; the seed in it does not count.
+        reward_trainer: The reward model that it learns from, if it does.
+        user_model_trainer: The user model that it learns from, if it does.
     """
 
     label: str
@@ -177,6 +187,19 @@ class Model:
     settings: Mapping[str, Any] = field(default_factory=dict)
     relabeller: RelabellerConfig = field(default_factory=RelabellerConfig)
     online_tuner: OnlineTunerConfig = field(default_factory=OnlineTunerConfig)
+    reward_trainer: RewardTrainerConfig = field(default_factory=RewardTrainerConfig)
+    user_model_trainer: UserModelTrainerConfig = field(default_factory=UserModelTrainerConfig)
+
+    def preparations(self) -> dict[str, Config]:
+        """Steps that make what it is trained on or learns from beside the logs, with their configurations."""
+        found: dict[str, Config] = {}
+        if self.trainer.reward.source == "pretrained":
+            found["reward_trainer"] = self.reward_trainer
+        if self.trainer.imagination is not None:
+            found["user_model_trainer"] = self.user_model_trainer
+        if self.relabeller.enabled:
+            found["relabeller"] = self.relabeller
+        return found
 
     @property
     def algorithm(self) -> str:
@@ -249,8 +272,8 @@ def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
     models = tuple(_models(config, base, source))
     _check_names(config, models, source)
     for model in models:
-        if model.relabeller.enabled:
-            row = pipeline.model_copy(update={"trainer": model.trainer, "relabeller": model.relabeller})
+        if preparations := model.preparations():
+            row = pipeline.model_copy(update={"trainer": model.trainer, **preparations})
             decode(PipelineConfig, row.model_dump(mode="json"), f"{source}: row {model.label!r}")
     return Comparison(config, pipeline, models)
 
@@ -348,7 +371,12 @@ def as_text(value: Any) -> str:
 
 _PARTS = ("algorithm", "network.backbone")
 """Keys of the trainer section that grids have lists of."""
-_SECTIONS: dict[str, type[Config]] = {"relabeller": RelabellerConfig, "online_tuner": OnlineTunerConfig}
+_SECTIONS: dict[str, type[Config]] = {
+    "relabeller": RelabellerConfig,
+    "online_tuner": OnlineTunerConfig,
+    "reward_trainer": RewardTrainerConfig,
+    "user_model_trainer": UserModelTrainerConfig,
+}
 """Sections beside the trainer's that grids have values of."""
 
 

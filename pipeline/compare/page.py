@@ -122,6 +122,7 @@ def _returns(board: Leaderboard, comparison: Comparison, rows: Sequence[Row]) ->
         "simulate": comparison.config.simulate,
         "figures": [("True return of a session", plot)],
         "asked": _asked_figures(board),
+        "promised": [row for row in ordered if row.promised is not None],
     }
 
 

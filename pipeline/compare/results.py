@@ -73,6 +73,7 @@ class Row:
         settings: Varied key -> value, as configured.
         tuning: Of a model that went on online, one entry for each evaluation without exploration: `round`, items shown as `step`, `seeds`
             that have it, and `return` and `click_rate` as mean over seeds, least and greatest.
+        promised: Of a model that learned from a user model, the mean return that this promises of it and of the logs.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Row:
     family: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     tuning: list[dict[str, Any]] = field(default_factory=list)
+    promised: tuple[float, float] | None = None
 
     def value(self, metric: str) -> float | None:
         """A metric, if the row has it."""
@@ -237,6 +239,7 @@ def _rows_of_model(model: Model, runs: Mapping[int, Run]) -> list[_Measured]:
             rollout=_rollout(list(done.values()), head),
             target_return=_target_return([run.facts["heads"][head] for run in done.values()]),
             tuning=_tuning([run.facts["tuning"] for run in done.values() if "tuning" in run.facts]) if head == main else [],
+            promised=_promised([run.facts["promised"] for run in done.values() if "promised" in run.facts]) if head == main else None,
         )
         measured.append(_Measured(row, {seed: run.sums[head] for seed, run in done.items()}, _returns(done, head)))
     plays = {play: None for run in done.values() for play in run.facts.get("plays", ())}
@@ -258,6 +261,11 @@ def _row_of_play(model: Model, done: Mapping[int, Run], errors: dict[int, str], 
         target_return=_target_return(list(found.values())),
         is_drawn=any(one["is_drawn"] for one in found.values()),
     )
+
+
+def _promised(found: Sequence[Mapping[str, float]]) -> tuple[float, float] | None:
+    """Means over seeds."""
+    return (statistics.fmean(one["policy"] for one in found), statistics.fmean(one["logs"] for one in found)) if found else None
 
 
 def _returns(runs: Mapping[int, Run], name: str) -> BySeed:

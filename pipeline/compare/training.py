@@ -94,6 +94,21 @@ class Judgement:
         return int(self.examples.properties["max_length"])
 
 
+@dataclass(frozen=True)
+class Given:
+    """What earlier steps made for the models of a row.
+
+    Attributes:
+        relabelled: Trajectories to train on in place of the train split, with other returns.
+        reward_model: What each event was worth on average.
+        user_model: What might have come.
+    """
+
+    relabelled: Artifact | None = None
+    reward_model: Artifact | None = None
+    user_model: Artifact | None = None
+
+
 class ModelBench:
     """One model of a comparison: trained from one seed after the other, and measured with all its heads.
 
@@ -104,7 +119,7 @@ class ModelBench:
         seeds: What it is trained from.
         judgement: Data and measures.
         progress: Where to report.
-        relabelled: Trajectories to train on in place of the train split, with other returns.
+        given: What earlier steps made for it.
         tuner: How each trained model goes on online, its seed being that of the training; None measures it as it was trained.
     """
 
@@ -114,11 +129,11 @@ class ModelBench:
         seeds: tuple[int, ...],
         judgement: Judgement,
         progress: Progress,
-        relabelled: Artifact | None = None,
+        given: Given | None = None,
         tuner: OnlineTunerConfig | None = None,
     ):
         self._config = config
-        self._relabelled = relabelled
+        self._given = given or Given()
         self._tuner = tuner
         self._seeds = seeds
         self._judgement = judgement
@@ -151,11 +166,12 @@ class ModelBench:
         begun = time.monotonic()
         try:
             if self._series is None:
-                self._series = SeedSeries(config, judgement.vocabulary, judgement.max_steps, self._seeds, judgement.neighbours)
+                made = self._given.reward_model, self._given.user_model
+                self._series = SeedSeries(config, judgement.vocabulary, judgement.examples, self._seeds, judgement.neighbours, *made)
             with self._series.training(seed) as trainable:
                 ready = time.monotonic()
                 context = Context(scratch, progress=self._progress)
-                state = TrainingLoop(trainable, config, judgement.examples, context, scratch / "logs", self._relabelled).run()
+                state = TrainingLoop(trainable, config, judgement.examples, context, scratch / "logs", self._given.relabelled).run()
                 trained = time.monotonic()
                 if self._tuner is not None:
                     facts["tuning"] = self._tune(trainable, self._tuner.model_copy(update={"seed": seed}), context)
@@ -240,7 +256,21 @@ class ModelBench:
                 returns[one.name], rollout = _returns(play(judgement.simulation, judgement, head.next_item(one), one.is_drawn))
                 asked = head.target_return if one.target_return is None else one.target_return
                 facts["plays"][one.name] = {"target_return": asked, "is_drawn": one.is_drawn, "rollout": rollout}
+        if judgement.simulation is not None and self._given.user_model is not None:
+            facts["promised"] = self._promised(algorithm, judgement.simulation)
         return Run(facts, sums, returns)
+
+    def _promised(self, algorithm: Algorithm, simulation: Simulation) -> dict[str, float]:
+        """What the user model that the policy learned from says of it, and of the logs."""
+        from components.judged_model import load_judged
+        from components.user_model_io import USER_MODEL
+        from models.user_model.promise import promised
+
+        assert self._given.user_model is not None
+        loaded = load_judged(USER_MODEL, self._given.user_model)
+        items = self._judgement.vocabulary["item"].to_pylist()
+        found = promised(loaded.model, algorithm, items, simulation.num_sessions, simulation.seed, simulation.max_turns)
+        return dict(found._asdict())
 
     def close(self) -> None:
         """Lets go of the graphs, which Keras and the functions' cycles keep otherwise."""

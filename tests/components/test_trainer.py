@@ -251,7 +251,7 @@ TWO_PHASES = {
     "after",
     [
         pytest.param(2, id="before_the_second_phase", marks=pytest.mark.slow),
-        pytest.param(3, id="between_the_phases"),
+        pytest.param(3, id="between_the_phases", marks=pytest.mark.slow),
         pytest.param(4, id="within_the_second_phase", marks=pytest.mark.slow),
     ],
 )

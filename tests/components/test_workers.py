@@ -152,7 +152,7 @@ class Job:
     def _worker(self, index: int, hosts: list[str]) -> "subprocess.Popen[str]":
         inputs = self.folder.parent / "inputs"
         command = [sys.executable, "-m", "pipeline.run_component", "--component", "trainer", "--config", f"@{inputs / 'config.json'}"]
-        for name in ("examples", "relabelled", "vocabulary", "neighbours", "anomalies"):
+        for name in ("examples", "relabelled", "vocabulary", "neighbours", "reward_model", "user_model", "anomalies"):
             command += ["--input", f"{name}={inputs / name}"]
         for name in ("model", "model_run"):
             command += ["--output", f"{name}={self.folder / name}"]
@@ -205,6 +205,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.artifact(inputs / "relabelled", "Examples", {"relabelled": False})
     toy.write_vocabulary(inputs / "vocabulary")
     toy.write_neighbours(inputs / "neighbours")
+    toy.artifact(inputs / "reward_model", "RewardModel", {"enabled": False})
+    toy.artifact(inputs / "user_model", "UserModel", {"enabled": False})
     toy.artifact(inputs / "anomalies", "ExampleAnomalies")
     config = {**CONFIG, "trainer": {**CONFIG["trainer"], "network": {**CONFIG["trainer"]["network"], "backbone": NETWORK}}}
     (inputs / "config.json").write_text(json.dumps(config))

@@ -1,17 +1,18 @@
 """What every algorithm keeps to, on every backbone, straight from the registries.
 
-Every algorithm is taken on two backbones, and with a sampled catalogue on the first of them; the first algorithm on all
-backbones and with every kind of policy head, because neither knows the other.
+Every algorithm is taken on two backbones (most of the second with the long tests), and with a sampled catalogue on the first of them;
+the first algorithm on all backbones and with every kind of policy head, because neither knows the other.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -42,6 +43,8 @@ HEADS = {
 }
 FIRST_BACKBONE, FIRST_ALGORITHM = "sasrec", next(iter(ALGORITHMS))
 CROSSED_BACKBONES = (FIRST_BACKBONE, "gru4rec")
+# On the second backbone these stand for the others, which are long tests there.
+CROSSED_IN_THE_GATE = (FIRST_ALGORITHM, "sa2c", "bcq")
 
 # The first session copies an item while another has occurred more often, which is what the copy head counts.
 SESSIONS = [[3, 5, 3, 5, 1], [toy.UNKNOWN, 2, 2], [7], [4, 4, 4, 20, 6]]
@@ -61,6 +64,10 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.algorithm}-{self.backbone}-{self.head}"
+
+    @property
+    def is_long(self) -> bool:
+        return self.backbone != FIRST_BACKBONE and self.algorithm not in CROSSED_IN_THE_GATE
 
     def networks(self) -> NetworkConfig:
         networks: NetworkConfig = toy.network(backbone=toy.backbone(self.backbone), unknown_rate=0.2, **HEADS[self.head])
@@ -88,7 +95,11 @@ EXPORTED = [
 ]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=str)
+def _params(cases: Iterable[Case]) -> list[Any]:
+    return [pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.is_long else []) for case in cases]
+
+
+@pytest.fixture(scope="module", params=_params(CASES))
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
     return found
@@ -405,9 +416,7 @@ def _snapshot(model: Algorithm) -> dict[str, np.ndarray]:
     return {path: variable.numpy() for path, variable in model.named_variables().items()}
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CROSSED if "target_rate" in ALGORITHMS[case.algorithm].config_class.model_fields], ids=str
-)
+@pytest.mark.parametrize("case", _params(case for case in CROSSED if "target_rate" in ALGORITHMS[case.algorithm].config_class.model_fields))
 def test_target_networks_follow_by_the_stated_rate(case: Case):
     # After every second step, as far as two single moves of .3: 1 - .7^2 = .51 of the way.
     fresh, first, second = _run(case, 0)
@@ -420,7 +429,7 @@ def test_target_networks_follow_by_the_stated_rate(case: Case):
     assert max(np.abs(second[path.removeprefix("target/")] - second[path]).max() for path in targets) > 1e-3
 
 
-@pytest.mark.parametrize("case", CROSSED, ids=str)
+@pytest.mark.parametrize("case", _params(CROSSED))
 def test_the_same_seed_gives_the_same_weights_after_training_and_another_seed_others(case: Case):
     for one, again in zip(_run(case, 0), _run(case, 1), strict=True):
         for path, value in one.items():
@@ -431,7 +440,7 @@ def test_the_same_seed_gives_the_same_weights_after_training_and_another_seed_ot
         assert all(np.abs(other[path] - one[path]).max() > 1e-6 for path in tables if not path.startswith("target/"))
 
 
-@pytest.mark.parametrize("case", CROSSED, ids=str)
+@pytest.mark.parametrize("case", _params(CROSSED))
 def test_a_model_with_the_weights_and_the_seed_of_another_trains_like_it(case: Case):
     # Several seeds are trained in one compiled model, so all that an algorithm draws must follow `reseed`.
     model, other = case.fresh(seed=3), case.fresh(seed=4)
@@ -480,7 +489,7 @@ def test_a_loaded_model_answers_as_the_saved_one(case: Case, tmp_path: Path):
     assert loaded.config == _config(case)
 
 
-@pytest.mark.parametrize("case", [case for case in CROSSED if case not in EXPORTED], ids=str)
+@pytest.mark.parametrize("case", _params(case for case in CROSSED if case not in EXPORTED))
 def test_a_model_answers_as_the_one_whose_weights_it_reads(case: Case, tmp_path: Path):
     # Models of one algorithm differ in their weights alone, so the rest of a saved model needs no test on all of them.
     write_weights(_moved(case), tmp_path / "weights")

@@ -209,7 +209,7 @@ def write_examples(folder: Path, splits: Mapping[str, Sequence[Record]], max_len
             for number, record in enumerate(records):
                 writer.write(_example(record, number))
     counts = {split: {"trajectories": len(records), "events": sum(len(r.items) for r in records)} for split, records in splits.items()}
-    return artifact(folder, "Examples", {"max_length": max_length, "splits": counts})
+    return artifact(folder, "Examples", {"max_length": max_length, "discount": 1.0, "splits": counts})
 
 
 def _example(record: Record, number: int) -> bytes:

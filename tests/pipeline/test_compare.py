@@ -105,6 +105,7 @@ def test_a_comparison_trains_everything_once_and_writes_a_leaderboard(root: Path
     assert "other name" in {row.name for row in board.rows}
 
 
+@pytest.mark.slow
 def test_rows_are_trained_on_raised_returns_and_go_on_online(root: Path, trained: list[tuple[str, int]]) -> None:
     rounds = {
         "num_rounds": 1,
@@ -144,6 +145,39 @@ def test_rows_are_trained_on_raised_returns_and_go_on_online(root: Path, trained
     assert errors["edt4rec, relabeller off, online_tuner on"] == []
     (error,) = errors["edt4rec, relabeller on, online_tuner on"]
     assert error.startswith("relabeller failed: the relabelled returns are not plausible")
+
+
+def test_rows_learn_from_reward_models_and_user_models_made_for_them(root: Path, trained: list[tuple[str, int]]) -> None:
+    small: dict[str, object] = {"max_steps": 2, "batch_size": 64}
+    anything = {"max_calibration_error": None, "min_explained": None, "min_events": 1}
+    rewards = {**small, "estimator": {"name": "fm", "width": 4}, "conditions": anything}
+    network = {"width": 8, "backbone": {"name": "sasrec", "num_blocks": 1}}
+    model = {"rewards": {"name": "deepfm", "width": 4, "hidden": [4], "outcome": "continuous", "members": 2}, "behaviour": network}
+    users = {**small, "model": model, "conditions": {**anything, "max_leaving_calibration_error": None}}
+    imagination = {"share": 0.2, "horizon": 2, "planning": {"variant": "mopo"}}
+    grids = [
+        {"algorithms": ["dqn"], "label": "expected", "trainer": {"reward": {"source": "pretrained"}}, "reward_trainer": rewards},
+        {"algorithms": ["dqn"], "label": "imagined", "trainer": {"imagination": imagination}, "user_model_trainer": users, "seeds": [0, 1]},
+        {"algorithms": ["dqn"]},
+    ]
+    board, text = compare(asked("learned", f"grids={json.dumps(grids)}"), root)
+    rows = {row.name: row for row in board.rows if row.kind == "model"}
+    assert {name: row.errors for name, row in rows.items()} == {"expected": {}, "imagined": {}, "dqn": {}}
+    assert text.count("debiasing none, explained") == 1
+    assert text.count("fm, auc") == 1
+    # What is promised of a policy stands beside what it brings, and beside what is promised of the logs.
+    assert rows["dqn"].promised is None
+    promised = rows["imagined"].promised
+    assert promised is not None
+    assert all(value != 0.0 for value in promised)
+    page = (root / "compare" / "learned" / "leaderboard.html").read_text(encoding="utf-8")
+    assert "Promised and true" in page
+    runs = [json.loads(path.read_text()) for path in (root / "compare" / "learned" / "runs").glob("*.json")]
+    first = {run["history"]["steps"][0]["td"] for run in runs if run["kind"] == "model" and run["seed"] == 0}
+    assert len(first) == 3  # three kinds of batches
+    assert len(trained) == 4
+    compare(asked("learned", f"grids={json.dumps(grids)}"), root)
+    assert len(trained) == 4
 
 
 # What is kept and what is tried again is not a matter of what is trained: here nothing is.

@@ -235,7 +235,8 @@ def test_committed_comparisons_are_valid(path: Path) -> None:
 
 def test_the_committed_comparisons_cover_the_registries() -> None:
     by_name = {path.stem: path for path in CONFIGS}
-    assert set(by_name) == {"context_entropy", "edt4rec", "online", "retailrocket", "session_shop", "taobao", "tiny"}
+    wanted = {"context_entropy", "edt4rec", "expected_rewards", "online", "retailrocket", "session_shop", "taobao", "tiny", "user_model"}
+    assert set(by_name) == wanted
     whole = load_comparison(by_name["session_shop"])
     assert {(model.algorithm, model.backbone, len(model.seeds)) for model in whole.models} == {(name, "sasrec", 5) for name in ALGORITHMS}
     assert whole.config.simulate is not None
@@ -277,6 +278,10 @@ def test_rows_are_relabelled_and_tuned_as_the_grid_says(tmp_path: Path) -> None:
             {"algorithms": [{"name": "edt4rec", "return_discount": 0.9}], "relabeller": {"enabled": True}},
             r"row 'edt4rec': (.|\n)*relabelling needs one discount: trajectory_gen.discount is 1",
         ),
+        (
+            {"algorithms": ["dqn"], "trainer": {"imagination": {}}},
+            r"row 'dqn': (.|\n)*trainer.imagination needs user_model_trainer.model",
+        ),
         ({"trainer": {"online_tuner": {}}}, "online_tuner does not belong here; it stands beside `trainer` in the grid"),
         ({"online_tuner": {"num_round": 3}}, "grids.0.online_tuner"),
     ],
@@ -292,3 +297,22 @@ def test_every_key_is_explained() -> None:
         assert f"\n{key}" in text
     assert "shared_negatives" not in text  # what an algorithm has is explained with the trainer
     assert explain(CompareConfig, "grids.seeds").startswith("grids[].seeds = [0]")
+
+
+def test_steps_are_run_for_the_rows_that_need_what_they_make(tmp_path: Path) -> None:
+    sources = {"reward.source": ["logged", "pretrained", "co_trained"]}
+    users = {"max_epochs": 7, "model": {}}
+    grids = [
+        {"algorithms": ["dqn"], "vary": sources, "reward_trainer": {"estimator": {"name": "din"}}},
+        {"algorithms": ["dqn"], "label": "imagined", "trainer": {"imagination": {"horizon": 2}}, "user_model_trainer": users},
+        {"algorithms": ["edt4rec"], "label": "raised", "relabeller": {"enabled": True}, "user_model_trainer": users},
+    ]
+    found = {model.label: model for model in load(tmp_path, grids=grids).models}
+    assert {label: list(model.preparations()) for label, model in found.items()} == {
+        "dqn, source logged": [],
+        "dqn, source pretrained": ["reward_trainer"],
+        "dqn, source co_trained": [],
+        "imagined": ["user_model_trainer"],
+        "raised": ["relabeller"],
+    }
+    assert found["imagined"].user_model_trainer.max_epochs == 7

@@ -95,7 +95,7 @@ def seeded(settings: Any, seed: int) -> Any:
 
 def in_series(folder: Path, settings: Any, data: tuple[Artifact, Artifact], seeds: tuple[int, ...]) -> tuple[dict[int, Any], int]:
     """Weights after each seed of a series, and how many different compiled models it took; nothing usable is left behind."""
-    series = SeedSeries(settings, read_vocabulary(data[1]), toy.MAX_STEPS, seeds)
+    series = SeedSeries(settings, read_vocabulary(data[1]), data[0], seeds)
     found, models = {}, []
     for seed in seeds:
         with series.training(seed) as trainable:

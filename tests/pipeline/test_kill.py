@@ -104,7 +104,7 @@ def check_nothing_half_finished(root: Path) -> None:
 @pytest.mark.parametrize(
     "phases",
     [
-        pytest.param(("training",), id="training"),
+        pytest.param(("ingestion",), id="ingestion"),
         pytest.param(("ingestion", "training", "push"), id="ingestion-training-push", marks=pytest.mark.slow),
     ],
 )

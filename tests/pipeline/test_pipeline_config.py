@@ -50,3 +50,26 @@ def test_the_discount_of_values_that_are_there_already_is_not_configured():
 def test_relabelling_for_an_algorithm_without_returns_is_refused():
     with pytest.raises(ConfigError, match="sqn is not trained on returns; relabelling is for decision_transformer"):
         _config(trainer={"algorithm": {"name": "sqn"}})
+
+
+@pytest.mark.parametrize(
+    ("trainer", "others", "message"),
+    [
+        ({"reward": {"source": "pretrained"}}, {}, r"source: pretrained needs reward_trainer\.estimator"),
+        ({"imagination": {}}, {}, r"imagination needs user_model_trainer\.model"),
+        (
+            {"imagination": {"planning": {"variant": "ips"}}},
+            {"user_model_trainer": {"model": {}}},
+            r"variant: ips needs user_model_trainer\.model\.debiasing",
+        ),
+    ],
+)
+def test_models_that_are_learned_from_must_be_made(trainer: dict[str, Any], others: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        _config(relabeller={}, trainer=trainer, **others)
+
+
+def test_models_that_are_made_may_be_learned_from():
+    made = {"reward_trainer": {"estimator": {"name": "fm"}}, "user_model_trainer": {"model": {"debiasing": "dr"}}}
+    trainer = {"reward": {"source": "pretrained"}, "imagination": {"planning": {"variant": "ips"}}}
+    assert _config(relabeller={}, trainer=trainer, **made).trainer.imagination is not None

@@ -141,6 +141,46 @@ def example_validator(anomalies: tuple[dict[str, Any], ...] = ()) -> Outputs:
     return {"anomalies": ("ExampleAnomalies", {**properties, "blessed": 0 if anomalies else 1}, {})}
 
 
+def reward_trainer(enabled: bool = True) -> Outputs:
+    metrics = {"auc": 0.81, "explained": 0.27, "calibration_error": 0.012, "reward_bias": -0.001}
+    curve = [[0.1, 0.12, 40], [0.5, 0.48, 50], [0.9, 0.95, 10]]
+    measured = {"metrics": metrics, "before": metrics | {"calibration_error": 0.2}}
+    curves = {"reward": curve, "all": curve, "purchase": curve}
+    model = {
+        "enabled": enabled,
+        "blessed": True,
+        "checks": [{"passed": True, "reason": "calibration_error 0.0120, at most 0.05"}],
+        "reasons": [],
+        "estimator": {"name": "din", "width": 32, "members": 3, "outcome": "role"},
+        "events": 100,
+        "epochs": 3,
+        "best_epoch": 2,
+        "stopped": "enough",
+    }
+    files = {"metrics.json": measured | {"curves": curves, "raw": curves}}
+    properties = model | measured if enabled else {"enabled": False}
+    return {"reward_model": ("RewardModel", properties, files if enabled else {})}
+
+
+def user_model_trainer(enabled: bool = True) -> Outputs:
+    curve = [[0.1, 0.12, 40], [0.5, 0.48, 60]]
+    metrics = {"explained": 0.31, "calibration_error": 0.021, "leaving/auc": 0.74, "leaving/calibration_error": 0.009}
+    model = {
+        "enabled": enabled,
+        "blessed": True,
+        "checks": [{"passed": True, "reason": "explained 0.3100, at least 0"}],
+        "reasons": [],
+        "metrics": metrics,
+        "model": {"rewards": {"name": "deepfm", "members": 5}, "debiasing": "snips"},
+        "events": 100,
+        "epochs": 2,
+        "best_epoch": 2,
+        "stopped": "enough",
+    }
+    files = {"metrics.json": {"metrics": metrics, "curves": {"reward": curve, "leaving": curve}}}
+    return {"user_model": ("UserModel", model if enabled else {"enabled": False}, files if enabled else {})}
+
+
 def relabeller(is_on: bool = False) -> Outputs:
     if not is_on:
         return {"relabelled": ("Examples", {"relabelled": False}, {}), "q_function": ("Model", {}, {})}
@@ -299,6 +339,8 @@ def complete(blessed: bool = True) -> dict[str, Outputs]:
         "schema_gen": {"schema": ("Schema", {"features": ["item_id"]}, {})},
         "example_validator": example_validator(),
         "neighbour_gen": {"neighbours": ("Neighbours", {"records": 7_000, "pairs": 12, "items_with_neighbours": 5, "num_items": 11}, {})},
+        "reward_trainer": reward_trainer(),
+        "user_model_trainer": user_model_trainer(),
         "relabeller": relabeller(),
         "trainer": trainer(),
         "online_tuner": online_tuner(tuned=blessed),
@@ -440,7 +482,7 @@ def test_a_failed_run_shows_its_error_first_and_all_that_exists(make_run: MakeRu
     assert f"trajectory_gen failed too many bad rows: {EVIL}" in page.text
     assert "The run ended before the remaining 9,963 rows were divided further" in page.text
     assert "Not pushed: the run failed before pusher" in page.text
-    assert page.text.count("not run") == 11
+    assert page.text.count("not run") == 13
     assert [name for name in page.ids() if name in ("rows", "splits", "training", "evaluation", "serving", "provenance")] == [
         "rows",
         "provenance",
@@ -486,8 +528,8 @@ def test_a_run_that_ended_early_has_no_verdict(make_run: MakeRun, tmp_path: Path
 def test_steps_show_status_time_and_what_they_say_of_themselves(make_run: MakeRun, tmp_path: Path) -> None:
     page = report(make_run(complete()), tmp_path)
     assert "trajectory_gen 10,000 rows, 37 quarantined, 7,948 events in 2,715 trajectories, 400 items executed 1.5 s" in page.text
-    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 18.0 s" in page.text
-    assert "1 executed, 11 cached 1 min 57 s" in page.text
+    assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 21.0 s" in page.text
+    assert "1 executed, 13 cached 2 min 37 s" in page.text
 
 
 def test_splits_show_shares_and_times(make_run: MakeRun, tmp_path: Path) -> None:
@@ -568,7 +610,7 @@ def test_a_section_that_cannot_be_made_leaves_the_others(make_run: MakeRun, tmp_
     steps = complete()
     del steps["trajectory_gen"]["examples"][1]["splits"]["train"]["role_events"]
     result = make_run(steps)
-    (result.steps[6].outputs["model_run"].path / "history.json").unlink()
+    (next(step for step in result.steps if step.name == "trainer").outputs["model_run"].path / "history.json").unlink()
     page = report(result, tmp_path)
     assert "could not be made: training: FileNotFoundError" in page.text
     assert "could not be made: splits: UndefinedError" in page.text
@@ -594,6 +636,23 @@ def test_importing_the_report_imports_neither_frameworks_nor_templates(repositor
     assert found.stdout.strip() == "[]"
 
 
+def test_the_reward_model_is_drawn_before_and_after_calibration(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    assert "Reliability: probability, before calibration" in page.text
+    assert "Reliability: probability, purchase events, calibrated" in page.text
+    assert "calibration_error 0.0120, at most 0.05" in page.text
+    assert "din, width 32, 3 members" in page.text
+    drawings = [chart["aria-label"] or "" for chart in page.all("svg")]
+    assert any("predicted 0.5, observed 0.48, 50 events" in label for label in drawings)
+
+
+def test_a_reward_model_that_is_off_is_left_out(make_run: MakeRun, tmp_path: Path) -> None:
+    off = report(make_run(complete() | {"reward_trainer": reward_trainer(enabled=False)}), tmp_path)
+    assert "Reliability: probability" not in off.text
+    assert "could not be made" not in off.text
+    assert "off: estimator is null" in off.text
+
+
 def test_online_tuning_is_drawn_with_its_intervals(make_run: MakeRun, tmp_path: Path) -> None:
     page = report(make_run(complete()), tmp_path)
     for words in (
@@ -612,3 +671,17 @@ def test_online_tuning_is_drawn_with_its_intervals(make_run: MakeRun, tmp_path: 
 def test_there_is_no_section_on_tuning_where_it_is_off(make_run: MakeRun, tmp_path: Path) -> None:
     page = report(make_run(complete(blessed=False)), tmp_path)
     assert "Online tuning" not in page.text
+
+
+def test_the_user_model_is_drawn_where_there_is_one(make_run: MakeRun, tmp_path: Path) -> None:
+    page = report(make_run(complete()), tmp_path)
+    assert "deepfm, 5 members" in page.text
+    assert "explained 0.3100, at least 0" in page.text
+    drawings = [chart["aria-label"] or "" for chart in page.all("svg")]
+    assert any("an event is its session's last" in label for label in drawings)
+
+
+def test_a_user_model_that_is_off_is_left_out(make_run: MakeRun, tmp_path: Path) -> None:
+    off = report(make_run(complete() | {"user_model_trainer": user_model_trainer(enabled=False)}), tmp_path)
+    assert "User model" not in off.text
+    assert "off: model is null" in off.text

@@ -312,6 +312,8 @@ def trainer(tmp_path: Path) -> list[str]:
         "relabelled": "Examples",
         "vocabulary": "Vocabulary",
         "neighbours": "Neighbours",
+        "reward_model": "RewardModel",
+        "user_model": "UserModel",
         "anomalies": "ExampleAnomalies",
     }
     arguments = ["--component", "trainer", "--root", str(tmp_path)]

@@ -5,6 +5,7 @@ import types
 import typing
 from typing import Any
 
+import numpy as np
 import pydantic
 import pytest
 
@@ -12,6 +13,7 @@ from components.datasets.base import DatasetConfig
 from components.datasets.registry import DATASETS, AnyDataset
 from components.datasets.session_shop import SessionShopDatasetConfig
 from components.trajectory_gen.config import TrajectoryGenConfig
+from models.simulators.noise import Thinning
 from schemas.config import Config, ConfigError, canonical_json, decode
 
 Kind = type[DatasetConfig]
@@ -62,7 +64,7 @@ def test_a_configuration_survives_its_own_json(entry: tuple[str, Kind]) -> None:
 
 def test_a_misspelt_key_is_an_error_with_the_users_path(entry: tuple[str, Kind]) -> None:
     name, kind = entry
-    with pytest.raises(ConfigError, match=r"dataset\.nonsense: unknown key; known: "):
+    with pytest.raises(ConfigError, match=r"dataset\.nonsense: unknown key(;| \(did you mean '\w+'\?\);) known: "):
         decoded(name, kind, nonsense=1)
 
 
@@ -105,3 +107,15 @@ def test_the_simulated_shop_is_a_log_without_files(read: Any) -> None:
     assert all(0 < row[6] <= 1 for row in outcome.rows)
     assert read(config).rows == outcome.rows
     assert read(SessionShopDatasetConfig(num_events=500, seed=4)).rows != outcome.rows
+
+
+def test_noise_changes_rewards_of_the_simulated_shop_and_nothing_else(read: Any) -> None:
+    plain = read(SessionShopDatasetConfig(num_events=4000, seed=3)).rows
+    noisy = read(SessionShopDatasetConfig(num_events=4000, seed=3, noise=Thinning(kept=0.25))).rows
+    assert [row[:5] + row[6:] for row in noisy] == [row[:5] + row[6:] for row in plain]
+    rewards = np.array([[row[5], other[5]] for row, other in zip(plain, noisy, strict=True)])
+    paid = rewards[:, 1] > 0
+    assert rewards[paid, 1] == pytest.approx(4.0 * rewards[paid, 0])
+    # A share of .25 of some 4,000 events has a deviation of .007.
+    assert paid.mean() == pytest.approx(0.25, abs=0.03)
+    assert read(SessionShopDatasetConfig(num_events=4000, seed=3, noise=Thinning(kept=0.25))).rows == noisy

@@ -1,0 +1,1 @@
+"""Trains an estimator of rewards."""
