@@ -5,7 +5,9 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install run test check lint types test-slow golden lock clean
+FLINK_JARS ?= build/flink-jars
+
+.PHONY: help install run test check lint types test-slow test-flink flink-jars image golden lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -36,6 +38,18 @@ types:
 
 test-slow: install ## the long tests
 	$(BIN)/python -m pytest -m slow
+
+flink-jars: $(FLINK_JARS)/.fetched ## fetch the jars of Flink and of Beam's job server into FLINK_JARS (needs Maven)
+
+$(FLINK_JARS)/.fetched: kubeflow/flink/pom.xml
+	mvn --batch-mode --quiet --file kubeflow/flink/pom.xml dependency:copy-dependencies -DoutputDirectory=$(abspath $(FLINK_JARS))
+	touch $@
+
+test-flink: install flink-jars ## the tests that run on a standalone Flink, which they start (needs Java 11 or 17)
+	LONGPLAY_FLINK_JARS=$(abspath $(FLINK_JARS)) $(BIN)/python -m pytest -m flink
+
+image: ## build the image of the steps
+	docker build --file kubeflow/Dockerfile --tag longplay:0.1.0 .
 
 golden: install ## make the golden files anew
 	LONGPLAY_UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests -k golden

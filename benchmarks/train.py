@@ -126,17 +126,23 @@ def torch_step(num_items: int, rng: np.random.Generator) -> Step | None:
     return step
 
 
-def our_step(name: str, num_items: int, rng: np.random.Generator, xla: bool, bfloat16: bool) -> tuple[Step, Algorithm]:
-    """The trainer's step for an algorithm of the registry."""
-    from models.optimizers import LazyAdam
-
+def our_algorithm(name: str, num_items: int, rng: np.random.Generator) -> Algorithm:
+    """An algorithm of the registry; its variables exist."""
     counts = rng.zipf(1.3, num_items - 1).clip(1, 100_000).astype(np.int64)
     network = NetworkConfig(
         width=WIDTH, num_sampled=NEGATIVES, softmax="sampled", backbone=SASRecConfig(num_blocks=1, num_heads=1, expansion=1)
     )
-    keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")
     algorithm = ALGORITHMS[name].create(ALGORITHMS[name].config_class(), network, Catalogue(num_items, STEPS, np.sort(counts)[::-1].copy()))
     algorithm.build()
+    return algorithm
+
+
+def our_step(name: str, num_items: int, rng: np.random.Generator, xla: bool, bfloat16: bool) -> tuple[Step, Algorithm]:
+    """The trainer's step for an algorithm of the registry."""
+    from models.optimizers import LazyAdam
+
+    keras.mixed_precision.set_global_policy("mixed_bfloat16" if bfloat16 else "float32")
+    algorithm = our_algorithm(name, num_items, rng)
     keras.mixed_precision.set_global_policy("float32")
     train = TrainStep(algorithm, lambda _: LazyAdam(1e-3, jit_compile=False), xla)
     batch = random_batch(num_items, rng)

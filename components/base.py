@@ -115,6 +115,8 @@ class Component:
         outputs_hold: Given the outputs, says whether what they state about the world outside still holds; a cached result
             that does not is made again.
         describe: Given the properties of the outputs, one line for people.
+        several_workers: True for a step that several processes can do together, as TF_CONFIG tells them; the chief alone fills the
+            outputs, and the others return nothing.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Component:
     looks_outside: Callable[[Any], bool] = lambda _: True
     outputs_hold: Callable[[Mapping[str, Artifact]], bool] | None = None
     describe: Callable[[Mapping[str, Properties]], str] | None = None
+    several_workers: bool = False
 
     @property
     def executor_module(self) -> str:

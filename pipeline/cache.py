@@ -87,7 +87,9 @@ def _source(module: str) -> Path | None:
     return None
 
 
-def _imports(source: bytes, path: str) -> list[str]:
+@cache
+def _imports(source: bytes, path: str) -> tuple[str, ...]:
+    # Kept, because the components share most of their modules.
     found: list[str] = []
     for node in ast.walk(ast.parse(source, path)):
         if isinstance(node, ast.Import):
@@ -97,7 +99,7 @@ def _imports(source: bytes, path: str) -> list[str]:
             module = ".".join([*above, *([node.module] if node.module else [])])
             # `from package import module` names a module, `from module import name` does not; both are tried.
             found += [module, *(f"{module}.{alias.name}" for alias in node.names)]
-    return found
+    return tuple(found)
 
 
 @cache

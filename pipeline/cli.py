@@ -274,6 +274,7 @@ def schema(
     comparison: Annotated[bool, typer.Option("--compare", help="Explain the configuration of `longplay compare` instead.")] = False,
     server: Annotated[bool, typer.Option("--server", help="Explain the settings of `longplay serve` instead.")] = False,
     inference: Annotated[bool, typer.Option("--infer", help="Explain the settings of `longplay infer` instead.")] = False,
+    deployment: Annotated[bool, typer.Option("--deployment", help="Explain the deployment of `longplay compile` instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema.")] = False,
 ) -> None:
     """Explain the configuration: every key with its type, default and meaning.
@@ -296,10 +297,11 @@ def schema(
     from components.server.config import ServerConfig
     from pipeline.compare.config import CompareConfig
     from pipeline.config import PipelineConfig
+    from pipeline.deployment import DeploymentConfig
     from pipeline.reference import explain
     from schemas.config import ConfigError
 
-    chosen = ((server, ServerConfig), (inference, InferenceConfig), (comparison, CompareConfig))
+    chosen = ((server, ServerConfig), (inference, InferenceConfig), (comparison, CompareConfig), (deployment, DeploymentConfig))
     kind = next((found for is_wanted, found in chosen if is_wanted), PipelineConfig)
     if as_json:
         print(json.dumps(kind.model_json_schema(), indent=1))
@@ -624,20 +626,45 @@ def compile(
         str | None,
         typer.Option("--volume", metavar="CLAIM", help="Claim of a volume to mount at /mnt/longplay in every step.", show_default=False),
     ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="Accelerators of the trainer: 1, 2, 4, 8 or 16.", show_default=False)] = None,
+    deployment: Annotated[
+        Path | None,
+        typer.Option(
+            "--deployment",
+            metavar="FILE",
+            help="YAML with resources, retries, volumes, secrets and the like; `longplay schema --deployment` explains it.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compile the pipeline for Kubeflow Pipelines (KFP v2 YAML).
 
-    The configuration becomes the default of the pipeline's parameter `config`.
+    The configuration becomes the default of the pipeline's parameter `config`. Nothing but the YAML is written, and no cluster is
+    asked; what runs there is settled by the image, best given with its digest.
+
+    \b
+    longplay compile shop.yaml --image registry.example/longplay@sha256:… --volume shop-data --gpus 1
+    longplay compile shop.yaml --deployment cluster.yaml --out shop-pipeline.yaml
     """
     from pipeline import kfp
+    from pipeline.deployment import DeploymentConfig
     from pipeline.graph import step_names
+    from schemas.config import ConfigError, decode, load_plain
 
     settings = _load(config, overrides)
     try:
-        kfp.compile_pipeline(settings, out, image, volume)
-    except kfp.CompileError as error:
+        plain = load_plain(deployment) if deployment else {}
+        given = {"image": image, "volume": volume}
+        plain |= {key: value for key, value in given.items() if value is not None}
+        if gpus is not None:
+            plain["resources"] = {**plain.get("resources", {}), "trainer": {**plain.get("resources", {}).get("trainer", {}), "gpus": gpus}}
+        target = decode(DeploymentConfig, plain, str(deployment or "--image, --volume, --gpus"))
+        kfp.compile_pipeline(settings, out, target)
+    except (kfp.CompileError, ConfigError) as error:
         _usage(str(error))
     print(f"{out}: {', '.join(step_names())}")
+    if not target.is_pinned:
+        print(f"note: {target.image or kfp.default_image()} has no digest; a tag can move between two runs", file=sys.stderr)
 
 
 def _rewards(text: str) -> list[float | None]:

@@ -21,20 +21,8 @@ from components.statistics_gen.config import StatisticsGenConfig
 from components.trainer.config import TrainerConfig
 from components.trajectory_gen.config import TrajectoryGenConfig
 from components.user_model_trainer.config import UserModelTrainerConfig
+from pipeline.beam import BeamConfig
 from schemas.config import Config
-
-
-class BeamConfig(Config):
-    """How Apache Beam runs; no result depends on it."""
-
-    runner: str = "FnApiRunner"
-    """Beam runner. The default runs in this process; it downloads nothing."""
-    args: tuple[str, ...] = ()
-    """Further options, such as --flink_master=localhost:8081."""
-
-    def arguments(self) -> tuple[str, ...]:
-        """Options as Beam takes them."""
-        return (f"--runner={self.runner}", *self.args)
 
 
 class PipelineConfig(Config):

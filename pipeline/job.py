@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.artifacts import MANIFEST, Artifact, ArtifactError, open_artifact, publish, verify
@@ -20,6 +20,7 @@ from pipeline.cache import cache_key, code_digest
 from pipeline.config import PipelineConfig
 from pipeline.provenance import describe_provenance, new_run_id, write_output_manifest
 from schemas.config import ConfigError, decode, load
+from schemas.tf_config import VARIABLE, Cluster, read_cluster
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Job:
         outputs: Folders to fill, by output name.
         root: Folder that relative destinations are below.
         scratch: Folder for what a later attempt at the same work can use; None: nothing is kept.
+        cluster: The processes that do this job together; the chief alone publishes.
     """
 
     component: Component
@@ -43,6 +45,7 @@ class Job:
     outputs: Mapping[str, Path]
     root: Path
     scratch: Path | None
+    cluster: Cluster = field(default_factory=Cluster)
 
 
 def prepare(
@@ -73,16 +76,22 @@ def prepare(
     if root and not Path(root).is_dir():
         raise ConfigError(f"--root {root}: no such folder; on a cluster, a volume must be mounted there")
     declaration = COMPONENTS[component]
+    cluster = read_cluster(os.environ)
+    if cluster.num_workers > 1 and not declaration.several_workers:
+        raise ConfigError(f"{VARIABLE}: {component} is done by one process, not by {cluster.num_workers}")
+    if cluster.num_workers > 1 and not run_id:
+        raise ConfigError(f"{VARIABLE}: {cluster.num_workers} workers need one name for what they do together: --run-id")
     base = Path(root or ".").resolve()
     kept = Path(scratch).absolute() if scratch else base / "scratch" if root else None
     return Job(
         component=declaration,
-        config=_decode(config),
+        config=decode_config(config),
         run_id=run_id or new_run_id(),
         inputs=_inputs(declaration, inputs),
         outputs=_outputs(declaration, outputs),
         root=base,
         scratch=kept,
+        cluster=cluster,
     )
 
 
@@ -100,6 +109,31 @@ def check_code(component: Component, expected: str) -> None:
         )
 
 
+def check_digests(job: Job, pairs: Sequence[str]) -> None:
+    """Checks that inputs hold what a scheduler's cache takes them to hold.
+
+    Args:
+        job: What runs.
+        pairs: NAME=DIGEST each.
+
+    Raises:
+        ConfigError: An input holds something else.
+    """
+    for name, expected in _by_name("expect", pairs, job.component.inputs).items():
+        artifact = job.inputs.get(name)
+        if artifact is None or artifact.digest != expected:
+            found = f"{artifact.path} holds {artifact.digest[:12]}" if artifact else "there is none"
+            raise ConfigError(
+                f"--expect {name}: its maker wrote {expected[:12]}, {found}; it changed since, or a cache gave another one: "
+                "run again without the cache"
+            )
+
+
+def digest_files(component: Component, pairs: Sequence[str]) -> dict[str, Path]:
+    """Files to write digests of outputs to, from NAME=FILE each."""
+    return {name: Path(path) for name, path in _by_name("digest", pairs, component.outputs).items()}
+
+
 def execute(job: Job, progress: Progress) -> dict[str, Artifact]:
     """Executes the component and publishes its outputs.
 
@@ -108,13 +142,16 @@ def execute(job: Job, progress: Progress) -> dict[str, Artifact]:
         progress: Where the step reports.
 
     Returns:
-        The outputs, published.
+        The outputs, published; nothing for a worker that is not the chief.
 
     Raises:
         ComponentError: The step failed; what it could finish is published.
         ConfigError: The configuration does not fit its data.
     """
-    component, making = job.component, {name: _making(folder) for name, folder in job.outputs.items()}
+    if not job.cluster.is_chief:
+        _assist(job, progress)
+        return {}
+    component, making = job.component, {name: _making(job, name) for name in job.outputs}
     failure: ComponentError | None = None
     try:
         with _scratch(job) as scratch:
@@ -139,8 +176,27 @@ def execute(job: Job, progress: Progress) -> dict[str, Artifact]:
     return {name: open_artifact(job.outputs[name]) for name in finished}
 
 
-def _making(output: Path) -> Path:
-    """Where an output is made: beside its place, or inside a folder that is there already, such as a mounted volume."""
+def _assist(job: Job, progress: Progress) -> None:
+    """Does the part of a worker that is not the chief: what it writes is thrown away, and what they share is left alone."""
+    with tempfile.TemporaryDirectory(prefix=f"longplay-worker-{job.cluster.index}-") as folder:
+        scratch = _scratch_folder(job) or Path(folder) / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        context = Context(scratch, job.root, job.config.beam.arguments(), progress)
+        outputs = {name: Path(folder) / name for name in job.component.outputs}
+        job.component.load()(job.config.of(job.component.name), job.inputs, outputs, context)
+
+
+def _making(job: Job, name: str) -> Path:
+    """Where an output is made: beside its place, or where the workers of another engine can write, too."""
+    if job.config.beam.engine is None or job.scratch is None:
+        return _beside(job.outputs[name])
+    folder = job.scratch / job.component.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f".making-{job.run_id}-{name}-{os.getpid()}"
+
+
+def _beside(output: Path) -> Path:
+    """A folder beside a place, or inside it where it is there already, because it may be a mounted volume."""
     folder = output if output.is_dir() else output.parent
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f".making-{output.name}-{os.getpid()}"
@@ -148,6 +204,14 @@ def _making(output: Path) -> Path:
 
 def _publish(making: Path, output: Path) -> None:
     """Moves a finished artifact to its place: in one step where that is possible, else with the manifest last."""
+    if making.parent not in (output, output.parent):
+        elsewhere, making = making, _beside(output)
+        try:
+            shutil.copytree(elsewhere, making)
+            _publish(making, output)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+        return
     if making.parent != output:
         publish(making, output)
         return
@@ -170,19 +234,30 @@ def _publish(making: Path, output: Path) -> None:
 @contextlib.contextmanager
 def _scratch(job: Job) -> Iterator[Path]:
     """The step's scratch folder; it stays when the step does not come to its end, so that the next attempt goes on from there."""
-    if job.scratch is None:
+    scratch = _scratch_folder(job)
+    if scratch is None:
         with tempfile.TemporaryDirectory(prefix=f"longplay-{job.component.name}-") as folder:
             yield Path(folder)
         return
-    # The run and all that the result depends on: a retry finds what the killed attempt left, and nobody else does.
-    key = cache_key(job.component, job.config.of(job.component.name), job.inputs)
-    scratch = job.scratch / job.component.name / f"{job.run_id}-{key[:16]}"
     scratch.mkdir(parents=True, exist_ok=True)
     yield scratch
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _decode(text: str) -> PipelineConfig:
+def _scratch_folder(job: Job) -> Path | None:
+    if job.scratch is None:
+        return None
+    # The run and all that the result depends on: a retry finds what the killed attempt left, and nobody else does.
+    key = cache_key(job.component, job.config.of(job.component.name), job.inputs)
+    return job.scratch / job.component.name / f"{job.run_id}-{key[:16]}"
+
+
+def decode_config(text: str) -> PipelineConfig:
+    """Configuration of a whole run from JSON, or from a file given as @FILE.
+
+    Raises:
+        ConfigError: It is not one.
+    """
     if text.startswith("@"):
         return load(PipelineConfig, text[1:])
     try:

@@ -6,7 +6,6 @@ graph, and compiling reads and writes nothing but the YAML. kfp is imported when
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from components.base import Component
 from pipeline.cache import code_digest
 from pipeline.config import PipelineConfig
+from pipeline.deployment import MOUNT, DeploymentConfig, Resources
 from pipeline.graph import GRAPH, FromHistory, FromStep, Step, step_names
 from pipeline.run_component import RUN_ID_VARIABLE
 from schemas.config import canonical_json
@@ -33,35 +33,27 @@ ARTIFACT_CLASSES: Mapping[str, str] = {
 CONFIG, ROOT = "config", "root"
 """Parameters of every step and of the pipeline."""
 
+CARD, REPORT = "card", "report"
+"""Output of every step, from which the last step of the pipeline makes its report."""
+
 _SHARED = {
     CONFIG: "Configuration of the whole run, as JSON.",
     ROOT: "Folder that relative destinations are below; it must exist in the containers.",
 }
 
-MOUNT = "/mnt/longplay"
-"""Where the shared volume is mounted; the default of the pipeline's `root`."""
+_EXECUTOR_INPUT = "{{$}}"
+"""Placeholder of all that Kubeflow tells a step."""
 
 
 class CompileError(Exception):
     """A pipeline that cannot be compiled; the message is for the user."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a step's container asks for.
-
-    Attributes:
-        cpu: Processors, such as `2` or `500m`.
-        memory: Memory, such as `8Gi`.
-    """
-
-    cpu: str = "1"
-    memory: str = "2Gi"
-
-
 RESOURCES: Mapping[str, Resources] = {
     "trajectory_gen": Resources(cpu="4", memory="8Gi"),
     "relabeller": Resources(cpu="4", memory="8Gi"),
+    "reward_trainer": Resources(cpu="4", memory="8Gi"),
+    "user_model_trainer": Resources(cpu="4", memory="8Gi"),
     "bulk_inferrer": Resources(cpu="4", memory="4Gi"),
     "trainer": Resources(cpu="4", memory="8Gi"),
 }
@@ -71,32 +63,29 @@ RESOURCES: Mapping[str, Resources] = {
 def compile_pipeline(
     config: PipelineConfig,
     out: Path,
-    image: str | None = None,
-    volume: str | None = None,
-    resources: Mapping[str, Resources] | None = None,
+    deployment: DeploymentConfig | None = None,
 ) -> None:
     """Writes the pipeline of a configuration.
 
     Args:
         config: The run; its JSON becomes the default of the pipeline's one parameter `config`.
         out: YAML file to write.
-        image: Image of every step; none means `longplay` in the installed version.
-        volume: Claim of a persistent volume that every step mounts at `MOUNT`.
-        resources: Requests by step, in place of those in `RESOURCES`.
+        deployment: Image, requests, volumes, secrets and the like.
 
     Raises:
         CompileError: kfp is not installed, the file cannot be written, or a step is unknown.
     """
-    requests = {**RESOURCES, **(resources or {})}
-    unknown = sorted(set(requests) - set(step_names()))
+    deployment = deployment or DeploymentConfig()
+    known = [*step_names(), REPORT]
+    unknown = sorted(deployment.steps() - set(known))
     if unknown:
-        raise CompileError(f"resources of {', '.join(unknown)}: no such step; steps are {', '.join(step_names())}")
+        raise CompileError(f"deployment of {', '.join(unknown)}: no such step; steps are {', '.join(known)}")
     if out.suffix not in (".yaml", ".yml"):
         raise CompileError(f"{out}: expected a name that ends in .yaml")
     try:
         from kfp import compiler
 
-        pipeline = _pipeline(config, image or default_image(), volume, requests)
+        pipeline = _pipeline(config, deployment.image or default_image(), deployment)
     except ImportError as error:
         raise CompileError(f"{error}; compiling needs the Kubeflow SDK: pip install 'longplay[kubeflow]'") from None
     try:
@@ -137,8 +126,10 @@ def container_component(step: Step, image: str) -> Any:
         image: Image of the container.
 
     Returns:
-        A `kfp.dsl` container component. Its parameters are `config`, `root` and the inputs from history; its artifacts are the
-        component's other inputs and its outputs.
+        A `kfp.dsl` container component. Its parameters are `config`, `root`, the digests of the inputs that other steps make, and the
+        inputs from history; its artifacts are the component's other inputs, its outputs and its card. Every output also has its
+        digest as a parameter. Kubeflow's cache goes by names and parameters, not by what artifacts hold, so without the digests
+        it would take results for those of other data.
     """
     from kfp import dsl
 
@@ -147,7 +138,10 @@ def container_component(step: Step, image: str) -> Any:
     artifacts = {name: port for name, port in component.inputs.items() if name not in history}
     annotations: dict[str, Any] = {CONFIG: str, ROOT: str}
     annotations |= {name: dsl.Input[_artifact_class(port.type)] for name, port in artifacts.items()}
+    annotations |= {_digest_of(name): str for name in artifacts}
     annotations |= {name: dsl.Output[_artifact_class(port.type)] for name, port in component.outputs.items()}
+    annotations |= {_written_digest_of(name): dsl.OutputPath(str) for name in component.outputs}
+    annotations[CARD] = dsl.Output[dsl.Artifact]
     # Last, because parameters with a default follow those without.
     annotations |= dict.fromkeys(history, str)
 
@@ -159,19 +153,52 @@ def container_component(step: Step, image: str) -> Any:
             args += ["--input", f"{name}={paths[name]}"]
         for name in component.outputs:
             args += ["--output", f"{name}={paths[name]}"]
+        for name in artifacts:
+            args += ["--expect", f"{name}={given[_digest_of(name)]}"]
+        for name in component.outputs:
+            args += ["--digest", f"{name}={given[_written_digest_of(name)]}"]
+        args += ["--card", given[CARD].path, "--executor-input", _EXECUTOR_INPUT]
         # Part of the command, hence of the key of Kubeflow's cache: other code, other key.
         args += ["--code", code_digest(component.executor_module)]
         return dsl.ContainerSpec(image=image, command=["python", "-m", "pipeline.run_component"], args=args)
 
     descriptions = {name: port.description for name, port in component.inputs.items()}
     produced = {name: port.description for name, port in component.outputs.items()}
+    descriptions |= {_digest_of(name): f"SHA-256 of {name}." for name in artifacts}
+    produced |= {_written_digest_of(name): f"SHA-256 of {name}." for name in component.outputs}
+    produced[CARD] = "What the report says about this step."
     run.__name__ = component.name
     run.__signature__ = _signature(annotations, dict.fromkeys(history, ""))  # type: ignore[attr-defined]
     run.__doc__ = _docstring(component.description, {**_SHARED, **descriptions}, produced)
     return dsl.container_component(run)
 
 
-def _pipeline(config: PipelineConfig, image: str, volume: str | None, resources: Mapping[str, Resources]) -> Any:
+def report_component(image: str) -> Any:
+    """Builds the component that makes the report from the cards of all steps, and what Kubeflow's pages show of a run."""
+    from kfp import dsl
+
+    cards = step_names()
+    annotations: dict[str, Any] = {CONFIG: str, **dict.fromkeys(cards, dsl.Input[dsl.Artifact])}
+    outputs = {REPORT: (dsl.HTML, "The run as one page."), "summary": (dsl.Artifact, "What the run did, for programs.")}
+    outputs["roc"] = (dsl.ClassificationMetrics, "Share of the wanted items by share of the others that is recommended.")
+    annotations |= {name: dsl.Output[kind] for name, (kind, _) in outputs.items()}
+
+    def run(*channels: Any) -> Any:
+        given = dict(zip(annotations, channels, strict=True))
+        args = ["--config", given[CONFIG]]
+        for name in cards:
+            args += ["--card", given[name].path]
+        args += ["--html", given[REPORT].path, "--summary", given["summary"].path, "--executor-input", _EXECUTOR_INPUT]
+        return dsl.ContainerSpec(image=image, command=["python", "-m", "pipeline.run_report"], args=args)
+
+    run.__name__ = REPORT
+    run.__signature__ = _signature(annotations, {})  # type: ignore[attr-defined]
+    inputs = {CONFIG: _SHARED[CONFIG], **{name: f"The card of {name}." for name in cards}}
+    run.__doc__ = _docstring("Makes the report of the run.", inputs, {name: text for name, (_, text) in outputs.items()})
+    return dsl.container_component(run)
+
+
+def _pipeline(config: PipelineConfig, image: str, deployment: DeploymentConfig) -> Any:
     from kfp import dsl
 
     history = history_parameters()
@@ -183,10 +210,18 @@ def _pipeline(config: PipelineConfig, image: str, volume: str | None, resources:
         for step in GRAPH:
             arguments = {CONFIG: given[CONFIG], ROOT: given[ROOT]}
             for name, source in step.inputs.items():
-                arguments[name] = tasks[source.step].outputs[source.output] if isinstance(source, FromStep) else given[name]
+                if isinstance(source, FromStep):
+                    made = tasks[source.step].outputs
+                    arguments[name] = made[source.output]
+                    arguments[_digest_of(name)] = made[_written_digest_of(source.output)]
+                else:
+                    arguments[name] = given[name]
             tasks[step.name] = container_component(step, image)(**arguments)
-            cached = not _looks_outside(step.component, config.of(step.name))
-            _configure(tasks[step.name], cached, resources.get(step.name, Resources()), volume)
+            cached = not looks_outside(step.component, config.of(step.name))
+            _configure(tasks[step.name], step.name, cached, deployment)
+        cards = {name: task.outputs[CARD] for name, task in tasks.items()}
+        # Says of this run what ran and what came from the cache, so it is always made.
+        _configure(report_component(image)(**{CONFIG: given[CONFIG]}, **cards), REPORT, False, deployment)
 
     build.__signature__ = _signature(dict.fromkeys(defaults, str), defaults)  # type: ignore[attr-defined]
     build.__doc__ = _docstring("From interaction logs to a pushed recommendation policy.", {**_SHARED, **history})
@@ -194,23 +229,80 @@ def _pipeline(config: PipelineConfig, image: str, volume: str | None, resources:
     return dsl.pipeline(name=config.name.replace("_", "-"))(build)
 
 
-def _looks_outside(component: Component, config: Any) -> bool:
+def looks_outside(component: Component, config: Any) -> bool:
     """True for a step that looks at more than parameters and artifacts, or changes it."""
     return component.outputs_hold is not None or (component.external_state is not None and component.looks_outside(config))
 
 
-def _configure(task: Any, cached: bool, requests: Resources, volume: str | None) -> None:
+def _configure(task: Any, step: str, cached: bool, deployment: DeploymentConfig) -> None:
     from kfp import kubernetes
 
     # No display name: with one, KFP up to 2.5 no longer finds the step's outputs. So a step is called `trajectory-gen` there.
-    task.set_cpu_request(requests.cpu).set_memory_request(requests.memory)
+    _request(task, RESOURCES.get(step, Resources()).changed(deployment.resources.get(step, Resources())))
     # Kubeflow's cache knows parameters and artifacts. A step that looks at anything else, or changes it, always runs, unless
     # whoever starts the run vouches for the rest with `enable_caching=True`.
     task.set_caching_options(cached)
+    retries = deployment.retries
+    if retries.attempts:
+        task.set_retry(retries.attempts, f"{retries.wait_seconds}s", retries.factor, f"{retries.max_wait_seconds}s")
     # From the pod's label and not as an argument, which would make every run's cache key another one.
     kubernetes.use_field_path_as_env(task, RUN_ID_VARIABLE, "metadata.labels['pipeline/runid']")
-    if volume:
-        kubernetes.mount_pvc(task, pvc_name=volume, mount_path=MOUNT)
+    _place(task, step, deployment)
+
+
+def _request(task: Any, wanted: Resources) -> None:
+    from kfp import kubernetes
+
+    task.set_cpu_request(wanted.cpu).set_memory_request(wanted.memory)
+    if wanted.cpu_limit:
+        task.set_cpu_limit(wanted.cpu_limit)
+    if wanted.memory_limit:
+        task.set_memory_limit(wanted.memory_limit)
+    if wanted.gpus:
+        task.set_accelerator_type(wanted.gpu_kind).set_accelerator_limit(wanted.gpus)
+    for label, value in wanted.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for taint in wanted.tolerations:
+        kubernetes.add_toleration(task, taint.key, taint.operator, taint.value, taint.effect)
+
+
+def _place(task: Any, step: str, deployment: DeploymentConfig) -> None:
+    """Volumes, secrets and what else a step's pod has beside its container."""
+    from kfp import kubernetes
+
+    if deployment.volume:
+        kubernetes.mount_pvc(task, pvc_name=deployment.volume, mount_path=MOUNT)
+    for volume in deployment.volumes:
+        if volume.steps is None or step in volume.steps:
+            kubernetes.mount_pvc(task, pvc_name=volume.claim, mount_path=volume.mount_path)
+    for secret in deployment.secrets:
+        if secret.steps is None or step in secret.steps:
+            if secret.env:
+                kubernetes.use_secret_as_env(task, secret.name, dict(secret.env))
+            if secret.mount_path:
+                kubernetes.use_secret_as_volume(task, secret.name, secret.mount_path)
+    if deployment.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(deployment.image_pull_secrets))
+    if deployment.image_pull_policy:
+        kubernetes.set_image_pull_policy(task, deployment.image_pull_policy)
+    for name, value in deployment.env.items():
+        task.set_env_variable(name, value)
+    for label, value in deployment.labels.items():
+        kubernetes.add_pod_label(task, label, value)
+    for label, value in deployment.annotations.items():
+        kubernetes.add_pod_annotation(task, label, value)
+    if deployment.timeout_seconds:
+        kubernetes.set_timeout(task, deployment.timeout_seconds)
+
+
+def _digest_of(artifact: str) -> str:
+    """Parameter with the digest of an input."""
+    return f"{artifact}_digest"
+
+
+def _written_digest_of(artifact: str) -> str:
+    """Output parameter with the digest of an output; an input and an output may have the same name."""
+    return f"{artifact}_sha256"
 
 
 def _signature(annotations: Mapping[str, Any], defaults: Mapping[str, str]) -> inspect.Signature:

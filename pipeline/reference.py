@@ -51,7 +51,7 @@ def keys(kind: type[Config], prefix: str = "") -> Iterator[Key]:
             yield from keys(choices[0], f"{path}.")
         else:
             names = ", ".join(_tag(choice) for choice in choices)
-            default = getattr(field.default, "name", "required")
+            default = "null" if field.default is None else getattr(field.default, "name", "required")
             yield Key(f"{path}.name", f"one of {names}", str(default), meaning)
             for choice in choices:
                 yield from (key for key in keys(choice, f"{path}[{_tag(choice)}].") if not key.path.endswith("].name"))
@@ -112,6 +112,7 @@ def _kind(annotation: Any) -> str:
     members = _members(annotation)
     if len(members) > 1:
         return " or ".join(_kind(member) for member in members)
+    (annotation,) = members
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))

@@ -10,11 +10,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Nothing of the project is imported before the command line is read, so that --help answers at once.
 if TYPE_CHECKING:
+    from components.artifacts import Artifact
     from pipeline.job import Job
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     from components.base import ComponentError
-    from pipeline.job import check_code, prepare
+    from pipeline.job import check_code, check_digests, prepare
     from pipeline.termination import EXIT_TERMINATED, TERMINATED
     from schemas.config import ConfigError
 
@@ -45,7 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if options.code:
             check_code(job.component, options.code)
-        _run(job)
+        check_digests(job, options.expect)
+        announce = _announcer(job, options)
+        started = time.time()
+        outputs = _run(job)
+        if outputs:
+            announce(outputs, started)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -61,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(job: Job) -> None:
+def _run(job: Job) -> dict[str, Artifact]:
     """Executes the job and says what came out."""
     from rich.console import Console
 
@@ -78,10 +85,33 @@ def _run(job: Job) -> None:
     with ConsoleProgress(console) as progress:
         outputs = execute(job, progress)
     describe = job.component.describe
-    line = describe({name: artifact.properties for name, artifact in outputs.items()}) if describe else ""
+    line = describe({name: artifact.properties for name, artifact in outputs.items()}) if describe and outputs else ""
     say(f"  {job.component.name} executed in {time.monotonic() - begun:.1f} s  {line}")
     for name, artifact in outputs.items():
         say(f"  {name:<18} {artifact.path}  sha256 {artifact.digest}")
+    return outputs
+
+
+def _announcer(job: Job, options: argparse.Namespace) -> Callable[[dict[str, Artifact], float], None]:
+    """What a scheduler is told when the job is done; what is wrong with where it wants it is said before the work begins."""
+    from pipeline import executor_output
+    from pipeline.card import Card, write_card
+    from pipeline.job import digest_files
+
+    digests = digest_files(job.component, options.digest)
+    if options.executor_input:
+        executor_output.output_file(options.executor_input)
+
+    def announce(outputs: dict[str, Artifact], started: float) -> None:
+        for name, path in digests.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(outputs[name].digest, encoding="utf-8")
+        if options.card:
+            write_card(Path(options.card), Card(job.component.name, job.run_id, started, time.time() - started, outputs))
+        if options.executor_input:
+            executor_output.write(options.executor_input, {name: executor_output.describe(made) for name, made in outputs.items()})
+
+    return announce
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +141,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--run-id", metavar="ID", help=f"the run that this belongs to (default: {RUN_ID_VARIABLE}, else a new one)")
     add("--code", metavar="DIGEST", help="digest of the component's code; other code is refused")
+    add("--expect", action="append", default=[], metavar="NAME=DIGEST", help="digest of an input; another content is refused")
+    add("--digest", action="append", default=[], metavar="NAME=FILE", help="file to write the digest of an output to")
+    add("--card", metavar="DIR", help="folder for what a report needs of this step")
+    add("--executor-input", metavar="JSON", help="what Kubeflow tells a task; numbers for its pages are written where it says")
     return parser
 
 

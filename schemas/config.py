@@ -116,11 +116,20 @@ def load_plain(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any
         data = {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(data).__name__}")
-    for override in overrides:
-        _apply_override(data, override)
+    override(data, overrides)
     expanded = _expand(data, str(path))
     assert isinstance(expanded, dict)
     return expanded
+
+
+def override(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Applies `KEY=VALUE` overrides to plain data in place.
+
+    Raises:
+        ConfigError: An override is malformed.
+    """
+    for text in overrides:
+        _apply_override(data, text)
 
 
 class _Loader(yaml.SafeLoader):

@@ -52,4 +52,5 @@ TRAINER = Component(
     external_state=_model_to_start_from,
     looks_outside=_starts_from_a_folder,
     describe=_describe,
+    several_workers=True,
 )

@@ -5,25 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from components.artifacts import HEALTH, HISTORY_FILE, Artifact, write_json
 from components.base import Context, Properties
-from components.model_io import save_model
-from components.neighbours import read_neighbours
 from components.trainer.config import TrainerConfig
-from components.trainer.fitting import fit
-from components.trainer.loop import LoopState
-from components.trajectory_gen.vocabulary import ITEMS_FILE
-from models.losses.health import Q_BOUND
+from components.trainer.workers import Workers
+
+if TYPE_CHECKING:
+    from components.trainer.loop import LoopState
 
 
 def execute(
     config: TrainerConfig, inputs: Mapping[str, Artifact], outputs: Mapping[str, Path], context: Context
 ) -> Mapping[str, Properties]:
-    """Runs the step; see `components.base.Execute`."""
+    """Runs the step; see `components.base.Execute`. Of several workers the chief alone fills the folders."""
+    workers = Workers.from_environment()
+    # Not before: workers are joined before TensorFlow computes anything, and modules of models compute when they are imported.
+    from components.model_io import save_model
+    from components.neighbours import read_neighbours
+    from components.trainer.fitting import fit
+    from components.trajectory_gen.vocabulary import ITEMS_FILE
+
     kept = config.network.neighbours
     fitted = fit(
         config,
@@ -36,7 +41,10 @@ def execute(
         latest=inputs.get("base_model"),
         reward_model=inputs.get("reward_model"),
         user_model=inputs.get("user_model"),
+        workers=workers,
     )
+    if not workers.is_chief:
+        return {}
     algorithm, model_config, state = fitted.algorithm, fitted.config, fitted.state
     save_model(outputs["model"], algorithm, model_config, inputs["vocabulary"].path / ITEMS_FILE)
     write_json(outputs["model_run"] / HISTORY_FILE, {"steps": state.steps, "epochs": state.epochs})
@@ -56,6 +64,8 @@ def execute(
 
 def _health(state: LoopState) -> dict[str, float]:
     """The last health numbers without `health/`; the greatest bound of all batches."""
+    from models.losses.health import Q_BOUND
+
     found = {name.removeprefix(HEALTH): value for name, value in state.health.items() if math.isfinite(value)}
     return found | ({Q_BOUND: state.q_bound} if Q_BOUND in found else {})
 

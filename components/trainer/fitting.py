@@ -13,10 +13,12 @@ from components.trainer.config import TrainerConfig
 from components.trainer.imagination import imagination_of
 from components.trainer.loop import LoopState, Trainable, TrainingLoop, frameworks
 from components.trainer.rewards import estimated_rewards
+from components.trainer.workers import Workers
 from components.trajectory_gen.vocabulary import read_vocabulary
 from models.algorithms.base import Algorithm
 from models.co_visitation import Neighbours
 from models.targets import copy_variables
+from schemas.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def fit(
     latest: Artifact | None = None,
     reward_model: Artifact | None = None,
     user_model: Artifact | None = None,
+    workers: Workers | None = None,
 ) -> Fitted:
     """Trains a model, going on where an earlier attempt with the same scratch folder was stopped.
 
@@ -64,19 +67,29 @@ def fit(
         latest: The model that `warm_start_from: latest_blessed` means.
         reward_model: What `reward_trainer` made, for `reward.source: pretrained`.
         user_model: What `user_model_trainer` made, for `imagination`.
+        workers: The processes that train the model together; None is this one alone. Only the chief's result is one.
     """
+    workers = workers or Workers()
+    if workers.strategy is not None and config.xla:
+        raise ConfigError("trainer.xla: steps of several workers are not compiled with XLA; train with xla: false")
+    if workers.strategy is not None and (config.reward.source != "logged" or config.imagination is not None):
+        raise ConfigError("trainer.reward, trainer.imagination: several workers learn from logged sessions and rewards alone")
     items = read_vocabulary(vocabulary)
     model_config = ModelConfig(algorithm=config.algorithm, network=config.network, max_steps=examples.properties["max_length"])
     with frameworks(config):
-        algorithm = build_model(model_config, items, config.seed, neighbours)
+        # Nothing else stands in the scope, because what is made there is made on all workers.
+        with workers.scope():
+            algorithm = build_model(model_config, items, config.seed, neighbours)
         base = open_artifact(config.warm_start_from) if config.warm_start_from not in (None, "latest_blessed") else latest
         started_from = warm_start(algorithm, load_model(base), items) if config.warm_start_from and base is not None else None
         rewards = estimated_rewards(config.reward, algorithm, items, examples, config.seed, reward_model)
         imagination = imagination_of(config, algorithm, items, examples, user_model)
-        trainable = Trainable(LoadedModel(algorithm, model_config, items), config, rewards, imagination)
-        state = TrainingLoop(trainable, config, examples, context, logs, relabelled).run()
-    if config.mixed_precision:
-        # Evaluated in the precision it is served in.
+        with workers.scope():
+            trainable = Trainable(LoadedModel(algorithm, model_config, items), config, rewards, imagination, workers)
+        with workers.explained():
+            state = TrainingLoop(trainable, config, examples, context, logs, relabelled, workers).run()
+    if config.mixed_precision or workers.strategy is not None:
+        # Evaluated in the precision it is served in, and by one process.
         trained, algorithm = algorithm, build_model(model_config, items, config.seed)
         copy_variables(trained, algorithm)
     return Fitted(algorithm, model_config, trainable.num_parameters, state, started_from)

@@ -24,6 +24,7 @@ from components.trainer.imagination import ImaginedStep, imagination_of
 from components.trainer.rewards import EstimatedRewards, estimated_rewards
 from components.trainer.step import TrainStep
 from components.trainer.trainee import Trainee
+from components.trainer.workers import Workers
 from components.trajectory_io import Transitions, Window, epoch_batches, ordered_batches, shard_files
 from models.algorithms.base import Algorithm
 from models.algorithms.sequence_model import SequenceConfig
@@ -81,6 +82,7 @@ class Trainable:
         config: How.
         rewards: Where its rewards come from; None for the logs.
         imagination: What it learns from beside the logs; None for nothing.
+        workers: The processes that train it; their variables were made in `workers.scope`, and so must this be.
     """
 
     section = "trainer"
@@ -91,12 +93,13 @@ class Trainable:
         config: TrainerConfig,
         rewards: EstimatedRewards | None = None,
         imagination: Imagination | None = None,
+        workers: Workers | None = None,
     ):
         self.model = model
         self._config = config
         self._rewards = rewards
         held = rewards.held(model.algorithm) if rewards else ()
-        step: Any = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla, held)
+        step: Any = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla, held, workers)
         if imagination is not None:
             step = ImaginedStep(imagination, model.algorithm, step)
         self.step: Any = rewards.around(step, partial(make_optimizer, config)) if rewards else step
@@ -266,7 +269,8 @@ class TrainingLoop:
     """Trains a learner until it stops getting better, has done its epochs, or is interrupted.
 
     Interrupted at any point and started again with the same scratch folder, it goes on from its last checkpoint: weights,
-    optimiser, random generators, place in the data.
+    optimiser, random generators, place in the data. Of several workers all do the same steps; the chief alone ranks, decides and
+    writes.
 
     Args:
         trainee: What is trained.
@@ -275,6 +279,7 @@ class TrainingLoop:
         context: Scratch folder and progress.
         logs: Folder of TensorBoard's event files.
         relabelled: Trajectories to train on in place of the train split of `examples`; what is measured stays as it was logged.
+        workers: The processes that train together; None is this one alone.
     """
 
     def __init__(
@@ -285,6 +290,7 @@ class TrainingLoop:
         context: Context,
         logs: Path,
         relabelled: Artifact | None = None,
+        workers: Workers | None = None,
     ):
         self._trainee = trainee
         self._learner = trainee.learner
@@ -292,6 +298,7 @@ class TrainingLoop:
         self._examples = examples
         self._context = context
         self._step = trainee.step
+        self._workers = workers or Workers()
         self._files = shard_files(relabelled or examples, "train")
         self._window = trainee.window(relabelled) if relabelled is not None else None
         self._transitions = Transitions(self._files, trainee.context_steps) if self._learner.transitions else None
@@ -315,6 +322,7 @@ class TrainingLoop:
     def run(self) -> LoopState:
         """Trains; afterwards the learner has the best weights."""
         self._restore()
+        self._workers.check_together(self.state.step)
         config, state = self._config, self.state
         if state.step == 0:
             self._trainee.adapt(ordered_batches(self._files, config.batch_size))
@@ -328,7 +336,8 @@ class TrainingLoop:
             except (KeyboardInterrupt, SystemExit):
                 self._save()
                 raise
-        read_weights(self._learner, self._best)
+        if self._workers.is_chief:
+            read_weights(self._learner, self._best)
         for writer in self._writers.values():
             writer.close()
         return state
@@ -356,7 +365,7 @@ class TrainingLoop:
             if batch is None:
                 break
             meter.waited += time.monotonic() - begun
-            losses, health, targets = self._step(batch, state.step)
+            losses, health, targets = self._step(self._workers.share(batch), state.step)
             values = {name: float(value) for name, value in losses.items()}
             if not all(math.isfinite(value) for value in values.values()):
                 self._stop_on_nan(batch, values)
@@ -383,21 +392,23 @@ class TrainingLoop:
         """Measures on the eval split, keeps the weights if they are the best, and decides whether to go on."""
         config, state = self._config, self.state
         stopping = config.early_stopping
-        metrics = self._trainee.validate(self._examples, self._context)
-        if stopping.metric not in metrics:
+        metrics = self._trainee.validate(self._examples, self._context) if self._workers.is_chief else {}
+        if self._workers.is_chief and stopping.metric not in metrics:
             raise ComponentError(
                 f"{self._trainee.section}.early_stopping.metric: {stopping.metric!r} is not measured on the eval split; "
                 f"known: {', '.join(metrics)}"
             )
+        value = self._workers.from_chief(metrics.get(stopping.metric, 0.0))
+        metrics = metrics or {stopping.metric: value}
         state.epochs.append({"epoch": state.epoch + 1, "step": state.step, **metrics})
         with self._writers["validation"].as_default(step=state.step):
-            for name, value in metrics.items():
-                tf.summary.scalar(name, value)
-        value = metrics[stopping.metric]
+            for name, measured in metrics.items():
+                tf.summary.scalar(name, measured)
         keeps_last = stopping.keep == "last"
         better = value > state.best
         if better or keeps_last:
-            write_weights(self._learner, self._best)
+            if self._workers.is_chief:
+                write_weights(self._learner, self._best)
             state.best, state.best_epoch = value, state.epoch
         self._context.progress.log(f"epoch {state.epoch + 1}: {stopping.metric} {value:.4f}" + (", the best so far" if better else ""))
         if not keeps_last and state.epoch - state.best_epoch >= stopping.patience:
@@ -416,6 +427,8 @@ class TrainingLoop:
                 tf.summary.scalar(name, value)
 
     def _save(self) -> None:
+        if not self._workers.is_chief:
+            return
         self._saved_state.assign(json.dumps(asdict(self.state)))
         self._manager.save(checkpoint_number=self.state.step)
         self._saved_at = time.monotonic()
@@ -444,7 +457,8 @@ class TrainingLoop:
 
     def _stop_on_nan(self, batch: TrajectoryBatch, values: dict[str, float]) -> None:
         """Keeps the batch for looking at, and says which it was."""
-        path = self._context.scratch / f"nan_batch_{self.state.step}.npz"
+        worker = "" if self._workers.is_chief else f"_worker_{self._workers.cluster.index}"
+        path = self._context.scratch / f"nan_batch_{self.state.step}{worker}.npz"
         np.savez(path, **{name: np.asarray(value) for name, value in batch._asdict().items()})
         bad = ", ".join(f"{name} = {value}" for name, value in values.items() if not math.isfinite(value))
         odd = [name for name in ("reward", "return_to_go") if not np.isfinite(np.asarray(getattr(batch, name))).all()]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from components.trainer.workers import Workers, weighted_mean
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
 from models.learner import Learner, Phase
+from models.losses.health import Q_BOUND
 
 Optimizer = Any
 """A `keras.optimizers.Optimizer`; the type lives in a package that is imported late."""
@@ -26,6 +28,7 @@ class TrainStep:
         make_optimizer: Makes an optimiser with the learning rate of a phase; None is the usual one.
         xla: True compiles losses and gradients.
         held: Variables of the learner that are trained elsewhere: its loss does not move them.
+        workers: The processes that train; each calls with its share of the batch.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class TrainStep:
         make_optimizer: Callable[[float | None], Optimizer],
         xla: bool,
         held: Sequence[tf.Variable] = (),
+        workers: Workers | None = None,
     ):
         self._learner = learner
         self.optimizers: dict[str, Optimizer] = {}
@@ -44,7 +48,11 @@ class TrainStep:
             if phase.optimizer not in self.optimizers:
                 self.optimizers[phase.optimizer] = make_optimizer(phase.learning_rate)
                 self.optimizers[phase.optimizer].build(variables)
-            self._updates[phase.name] = _update(learner, phase, variables, self.optimizers[phase.optimizer], xla)
+            optimizer = self.optimizers[phase.optimizer]
+            if workers is None or workers.strategy is None:
+                self._updates[phase.name] = _update(learner, phase, variables, optimizer, xla)
+            else:
+                self._updates[phase.name] = _update_together(learner, phase, variables, optimizer, workers)
 
     def __call__(self, batch: TrajectoryBatch, step: int, weight: tf.Tensor | None = None) -> StepResult:
         """Updates the weights; returns the parts of the loss, the health numbers and the number of targets.
@@ -80,3 +88,32 @@ def _update(learner: Learner, phase: Phase, variables: list[tf.Variable], optimi
         return parts, health, targets
 
     return tf.function(update, autograph=False, reduce_retracing=not xla)
+
+
+def _update_together(learner: Learner, phase: Phase, variables: list[tf.Variable], optimizer: Optimizer, workers: Workers) -> Any:
+    """The same for one of several workers: gradients, losses and health are those of all their shares together."""
+
+    def own(batch: TrajectoryBatch, step: tf.Tensor, weight: tf.Tensor | None) -> tuple[Any, ...]:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(variables)
+            losses = learner.losses_of(phase, batch, step, training=True)
+            all_targets = workers.add_up(tf.reduce_sum(losses.mask))
+            if weight is not None:
+                losses = losses._replace(mask=losses.mask * weight)
+            counted = tf.reduce_sum(losses.mask)
+            share = tf.stop_gradient(tf.maximum(counted, 1.0) / tf.maximum(workers.add_up(counted), 1.0))
+            parts = weighted_mean({name: losses.mean(name) for name in losses.parts}, share)
+            total = tf.add_n(list(parts.values()))
+        # The optimiser adds up the gradients of all workers.
+        optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
+        health = {
+            name: workers.greatest(value) if name == Q_BOUND else workers.add_up(value * share) for name, value in losses.health.items()
+        }
+        return {name: workers.add_up(value) for name, value in parts.items()}, health, all_targets
+
+    def update(batch: TrajectoryBatch, step: tf.Tensor, weight: tf.Tensor | None) -> tuple[Any, ...]:
+        result: tuple[Any, ...] = workers.run(own, batch, step, weight)
+        learner.after_update(step)
+        return result
+
+    return tf.function(update, autograph=False, reduce_retracing=True)

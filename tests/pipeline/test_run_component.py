@@ -1,6 +1,7 @@
 """One component as a process: what it takes, what it refuses, what it leaves behind."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from components.base import Component, ComponentError
 from components.registry import COMPONENTS
 from pipeline import console, run_component
 from pipeline.cache import code_digest
+from pipeline.card import read_card
 from pipeline.config import PipelineConfig
 from schemas.config import ConfigError, canonical_json, load
 
@@ -291,3 +293,128 @@ def test_help_answers_within_half_a_second() -> None:
     assert "--component NAME" in answer.stdout
     # Processor time, which does not depend on what else the machine does.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+# === Several workers ===
+
+TWO_WORKERS = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}}
+
+
+def as_worker(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    monkeypatch.setenv("TF_CONFIG", json.dumps({**TWO_WORKERS, "task": {"type": "worker", "index": index}}))
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> list[str]:
+    """Arguments of trainer."""
+    kinds: dict[str, ArtifactType] = {
+        "examples": "Examples",
+        "relabelled": "Examples",
+        "vocabulary": "Vocabulary",
+        "neighbours": "Neighbours",
+        "reward_model": "RewardModel",
+        "user_model": "UserModel",
+        "anomalies": "ExampleAnomalies",
+    }
+    arguments = ["--component", "trainer", "--root", str(tmp_path)]
+    for name, kind in kinds.items():
+        arguments += ["--input", f"{name}={artifact(tmp_path / 'in' / name, kind)}"]
+    return [*arguments, "--output", f"model={tmp_path / 'out' / 'model'}", "--output", f"model_run={tmp_path / 'out' / 'model_run'}"]
+
+
+def test_of_several_workers_the_chief_alone_publishes(
+    trainer: list[str], tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Path, list[str]]] = []
+
+    def execute(config: Any, inputs: Any, outputs: Mapping[str, Path], context: Any) -> dict[str, Any]:
+        seen.append((context.scratch, sorted(path.name for path in context.scratch.iterdir())))
+        (context.scratch / "checkpoint").write_text("of the chief")
+        for folder in outputs.values():
+            folder.mkdir()
+            (folder / "data").write_text("made")
+        run = {"epochs": 1, "stopped": "done", "metric": "ndcg@10", "best": 0.5, "median_transitions_per_second": 9.0}
+        return {} if json.loads(os.environ["TF_CONFIG"])["task"]["index"] else {"model": {"algorithm": {"name": "bc"}}, "model_run": run}
+
+    install(execute)
+    as_worker(monkeypatch, 1)
+    digest = ["--digest", f"model={tmp_path / 'digest'}", "--card", str(tmp_path / "card")]
+    assert run(*trainer, *digest, "--run-id", "r") == 0
+    # Nothing is published, and the checkpoints, which the chief will need, are left where they are.
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "digest").exists()
+    as_worker(monkeypatch, 0)
+    assert run(*trainer, *digest, "--run-id", "r") == 0
+    assert seen[0][0] == seen[1][0]
+    assert [names for _, names in seen] == [[], ["checkpoint"]]
+    assert (tmp_path / "digest").read_text() == open_artifact(tmp_path / "out" / "model").digest
+    assert list((tmp_path / "scratch" / "trainer").iterdir()) == []
+
+
+def test_several_workers_need_one_run_and_a_step_that_can_be_shared(
+    trainer: list[str], tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(refuse)
+    monkeypatch.delenv(run_component.RUN_ID_VARIABLE, raising=False)
+    as_worker(monkeypatch, 1)
+    assert "2 workers need one name for what they do together: --run-id" in refused(capsys, *trainer)
+    assert "TF_CONFIG: schema_gen is done by one process, not by 2" in refused(capsys, "--component", "schema_gen", "--run-id", "r")
+
+
+# === What a scheduler is told ===
+
+
+def test_digests_cards_and_what_kubeflow_shows_are_written_when_the_step_is_done(
+    schema_gen: list[str], tmp_path: Path, install: Install
+) -> None:
+    install(write_schema)
+    told = tmp_path / "kfp" / "executor_output.json"
+    outputs = {"schema": {"artifacts": [{"name": "", "uri": "s3://bucket/schema", "type": {"schemaTitle": "system.Artifact"}}]}}
+    executor_input = json.dumps({"inputs": {}, "outputs": {"artifacts": outputs, "outputFile": str(told)}})
+    statistics = open_artifact(tmp_path / "in" / "statistics")
+    options = ["--expect", f"statistics={statistics.digest}", "--digest", f"schema={tmp_path / 'kfp' / 'digest'}"]
+    options += ["--card", str(tmp_path / "card"), "--executor-input", executor_input, "--run-id", "run-7"]
+    assert run(*schema_gen, "--output", f"schema={tmp_path / 'schema'}", *options) == 0
+    made = open_artifact(tmp_path / "schema")
+    assert (tmp_path / "kfp" / "digest").read_text() == made.digest
+    (entry,) = json.loads(told.read_text())["artifacts"]["schema"]["artifacts"]
+    assert entry == {"name": "", "uri": "s3://bucket/schema", "metadata": {"digest": made.digest, "kind": "Schema"}}
+    card = read_card(tmp_path / "card")
+    assert (card.component, card.run_id, list(card.outputs)) == ("schema_gen", "run-7", ["schema"])
+    assert card.outputs["schema"].digest == made.digest
+    # The manifest without the data.
+    assert not (tmp_path / "card" / "schema" / "schema.pbtxt").exists()
+
+
+def test_an_input_of_another_content_than_its_maker_wrote_is_refused(
+    schema_gen: list[str], tmp_path: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else what a cache believes of its results would not be so."""
+    install(refuse)
+    output = ["--output", f"schema={tmp_path / 'schema'}"]
+    message = refused(capsys, *schema_gen, *output, "--expect", f"statistics={'0' * 64}")
+    assert "--expect statistics: its maker wrote 000000000000" in message
+    assert "run again without the cache" in message
+    assert "no such expect; known: statistics, vocabulary" in refused(capsys, *schema_gen, *output, "--expect", "examples=0")
+    assert "not what Kubeflow tells a task" in refused(capsys, *schema_gen, *output, "--executor-input", '{"inputs": {}}')
+
+
+def test_what_workers_elsewhere_write_is_made_on_the_shared_volume(schema_gen: list[str], tmp_path: Path, install: Install) -> None:
+    """The folder of a container's output is its own; a Beam engine's workers see what is below the root."""
+    (tmp_path / "volume").mkdir()
+    made: list[Path] = []
+
+    def execute(config: Any, inputs: Any, outputs: Mapping[str, Path], context: Any) -> dict[str, Any]:
+        made.append(outputs["schema"])
+        assert context.beam_args[0] == "--runner=PortableRunner"
+        return write_schema(config, inputs, outputs, context)
+
+    install(execute)
+    config = json.dumps({**json.loads(CONFIG), "beam": {"engine": {"name": "flink"}}})
+    output = tmp_path / "container" / "schema"
+    assert run(*schema_gen, "--output", f"schema={output}", "--root", str(tmp_path / "volume"), config=config) == 0
+    assert made[0].is_relative_to(tmp_path / "volume" / "scratch")
+    verify(open_artifact(output), contents=True)
+    assert (output / "schema.pbtxt").read_text() == "7 rows"
+    assert [path for path in (tmp_path / "volume").rglob("*") if path.is_file()] == []
+    assert [path.name for path in output.parent.iterdir()] == ["schema"]
