@@ -318,6 +318,8 @@ def test_what_is_wrong_is_refused_with_a_reason(server: Any, case: str):
 @pytest.mark.parametrize(
     ("body", "expected"),
     [(b"not gzip", 400), (gzip.compress(b'{"inputs": {"item_history": [["item-3"]]}}'), 200), (gzip.compress(b" " * 50_000_000), 413)],
+    # What is compressed holds the time.
+    ids=["not gzip", "a request", "too much"],
 )
 def test_compressed_requests_are_read_within_the_limits(server: Any, body: bytes, expected: int):
     request = urllib.request.Request(server.model_url + ":predict", body, {"Content-Encoding": "gzip"})
