@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from models.catalogue import CatalogueLogits
-from models.clustered import AnyLogits, ClusteredTable, logits_of
 from models.frameworks import tf
 from models.numerics import IMPOSSIBLE, TINY
 from schemas.trajectory import PAD_ITEM_ID
 
 if TYPE_CHECKING:
+    from models.clustered import AnyLogits, ClusteredTable
     from models.layers.neighbours import NeighbourTable
 
 LEAST = -1e6
@@ -113,6 +113,9 @@ def policy_scores(
     neighbours: NeighbourTable | None = None,
 ) -> CatalogueScores:
     """Log-probabilities under the mixture; arguments as in `top_k`."""
+    # Here, because it derives from classes of TensorFlow, which whoever only describes an algorithm does not load.
+    from models.clustered import logits_of
+
     logits, log_gates = logits_of(state.states, vectors, num_items), state.log_gates
     of_session, num_falling = logits.of_items(session, num_items), 0
     if copies:

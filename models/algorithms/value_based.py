@@ -9,7 +9,6 @@ from models.algorithms.base import Algorithm, Catalogue, Condition, Encoder, Net
 from models.algorithms.targeted import Parts, TargetedAlgorithm, TargetedConfig
 from models.batch import TrajectoryBatch
 from models.candidates import Candidates
-from models.clustered import logits_of
 from models.frameworks import tf
 from models.losses.health import value_health
 from models.losses.td import bootstrap
@@ -99,6 +98,9 @@ class ValueRanking(Algorithm):
     def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         """Values of M states as ranking takes them; for one head, or a table that is a mixture of several."""
         values = state["values"]
+        # Here for the reason that `models.ranking.policy_scores` gives.
+        from models.clustered import logits_of
+
         logits = logits_of(values.states, tables["values"], self.catalogue.num_items)
         own = logits.of_items(history, self.catalogue.num_items)
         own += tf.reduce_mean(values.bonus, axis=-1, keepdims=True) * sum_by_item(history, values.copy_weights)

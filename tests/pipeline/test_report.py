@@ -441,7 +441,7 @@ def test_a_failed_run_shows_its_error_first_and_all_that_exists(make_run: MakeRu
     assert f"trajectory_gen failed too many bad rows: {EVIL}" in page.text
     assert "The run ended before the remaining 9,963 rows were divided further" in page.text
     assert "Not pushed: the run failed before pusher" in page.text
-    assert page.text.count("not run") == 11
+    assert page.text.count("not run") == 12
     assert [name for name in page.ids() if name in ("rows", "splits", "training", "evaluation", "serving", "provenance")] == [
         "rows",
         "provenance",
@@ -488,7 +488,7 @@ def test_steps_show_status_time_and_what_they_say_of_themselves(make_run: MakeRu
     page = report(make_run(complete()), tmp_path)
     assert "trajectory_gen 10,000 rows, 37 quarantined, 7,948 events in 2,715 trajectories, 400 items executed 1.5 s" in page.text
     assert "pusher version 1795304943 in /srv/longplay/1795304943 cached 18.0 s" in page.text
-    assert "1 executed, 11 cached 1 min 57 s" in page.text
+    assert "1 executed, 12 cached 2 min 16 s" in page.text
 
 
 def test_splits_show_shares_and_times(make_run: MakeRun, tmp_path: Path) -> None:
