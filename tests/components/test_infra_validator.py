@@ -199,6 +199,7 @@ def _install(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_installed_is_asked_too(serving_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("aiohttp")
     _install(monkeypatch, tmp_path, SERVER.format(python=sys.executable, repository=str(REPOSITORY)))

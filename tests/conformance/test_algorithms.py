@@ -89,6 +89,8 @@ CASES = [
     *(Case(algorithm, FIRST_BACKBONE, "sampled") for algorithm in ALGORITHMS),
     *(Case(FIRST_ALGORITHM, FIRST_BACKBONE, head) for head in HEADS if head not in ("full", "sampled")),
 ]
+# Exports of the others are long tests.
+EXPORTED_IN_THE_GATE = (FIRST_ALGORITHM, "sqn", "bcq", "edt4rec")
 EXPORTED = [
     *(case for case in CROSSED if case.backbone == FIRST_BACKBONE or case.algorithm == FIRST_ALGORITHM),
     *(Case(algorithm, FIRST_BACKBONE, "neighbours") for algorithm in (FIRST_ALGORITHM, "bcq")),
@@ -521,7 +523,17 @@ def test_an_unknown_key_of_an_algorithm_is_an_error_that_names_it(name: str):
         decode(ModelConfig, plain, "test")
 
 
-@pytest.mark.parametrize("case", EXPORTED, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=str(case),
+            marks=[] if case.backbone == FIRST_BACKBONE and case.algorithm in EXPORTED_IN_THE_GATE else [pytest.mark.slow],
+        )
+        for case in EXPORTED
+    ],
+)
 def test_the_exported_signature_is_the_policy_in_memory(case: Case, tmp_path: Path):
     model = _moved(case)
     toy.write_vocabulary(tmp_path / "vocabulary")

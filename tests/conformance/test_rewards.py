@@ -232,6 +232,7 @@ def test_mixed_precision_is_finite(case: tuple[str, dict]):
     assert np.isfinite(found.mean.numpy()).all()
 
 
+@pytest.mark.parametrize("case", [(name, {"outcome": "role"}) for name in REWARDS], ids=str, scope="module")
 def test_it_compiles_with_unknown_shapes(model: RewardEstimator):
     of = batch()
     compiled = tf.function(

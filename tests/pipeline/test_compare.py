@@ -147,6 +147,7 @@ def test_rows_are_trained_on_raised_returns_and_go_on_online(root: Path, trained
     assert error.startswith("relabeller failed: the relabelled returns are not plausible")
 
 
+@pytest.mark.slow
 def test_rows_learn_from_reward_models_and_user_models_made_for_them(root: Path, trained: list[tuple[str, int]]) -> None:
     small: dict[str, object] = {"max_steps": 2, "batch_size": 64}
     anything = {"max_calibration_error": None, "min_explained": None, "min_events": 1}

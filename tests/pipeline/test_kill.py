@@ -67,10 +67,10 @@ main()
 """
 
 
-def start(tmp_path: Path, patch: str = "") -> subprocess.Popen[str]:
+def start(tmp_path: Path, patch: str = "", *options: str) -> subprocess.Popen[str]:
     config = tmp_path / "killed.yaml"
     config.write_text(CONFIG)
-    command = [sys.executable, "-c", PROGRAM.format(patch=patch), "run", str(config), "--root", str(tmp_path / "root")]
+    command = [sys.executable, "-c", PROGRAM.format(patch=patch), "run", str(config), "--root", str(tmp_path / "root"), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[2])
 
 
@@ -101,13 +101,22 @@ def check_nothing_half_finished(root: Path) -> None:
         assert (version / "saved_model.pb").is_file(), version
 
 
-@pytest.mark.parametrize(
-    "phases",
-    [
-        pytest.param(("ingestion",), id="ingestion"),
-        pytest.param(("ingestion", "training", "push"), id="ingestion-training-push", marks=pytest.mark.slow),
-    ],
-)
+def test_killed_ingestion_leaves_nothing_half_finished_and_the_next_run_does_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    kill_at("ingestion", tmp_path)
+    check_nothing_half_finished(root)
+    assert not list((root / "store").glob("trajectory_gen/[0-9a-f]*"))
+    process = start(tmp_path, "", "--to", "trajectory_gen")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    check_nothing_half_finished(root)
+    (done,) = (root / "store").glob("trajectory_gen/[0-9a-f]*")
+    assert {folder.name for folder in done.iterdir() if folder.is_dir()} == {"examples", "vocabulary", "quarantine"}
+    assert not list((root / "store").glob("*/.making-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phases", [("training",), ("ingestion", "training", "push")], ids="-".join)
 def test_killed_run_leaves_nothing_half_finished_and_the_next_completes(phases: tuple[str, ...], tmp_path: Path) -> None:
     root = tmp_path / "root"
     for phase in phases:
@@ -127,6 +136,6 @@ def test_killed_run_leaves_nothing_half_finished_and_the_next_completes(phases: 
     # No litter where results are, and none where the server looks.
     assert not list((root / "store").glob("*/.making-*"))
     assert not list((root / "serving" / "killed").glob(".pushing-*"))
-    (version,) = (root / "serving" / "killed").iterdir()
+    (version,) = (root / "serving" / "killed").glob("[0-9]*")
     assert summary["pushed"]["path"] == str(version)
     assert not list(version.rglob(MANIFEST))

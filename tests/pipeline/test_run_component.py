@@ -315,6 +315,7 @@ def trainer(tmp_path: Path) -> list[str]:
         "reward_model": "RewardModel",
         "user_model": "UserModel",
         "anomalies": "ExampleAnomalies",
+        "audit": "LeakageAudit",
     }
     arguments = ["--component", "trainer", "--root", str(tmp_path)]
     for name, kind in kinds.items():
