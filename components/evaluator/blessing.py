@@ -143,7 +143,7 @@ def judge_value(value: Mapping[str, Any] | None, config: BlessingConfig) -> list
     if interval is None:
         codes = tuple(dict.fromkeys(reason["code"] for reason in reasons))
         words = "; ".join(dict.fromkeys(_in_words(reason) for reason in reasons))
-        wrong = _contradicts(value, reasons)
+        wrong = _contradicts(value, reasons, config.max_mean_weight)
         passed = not (required or wrong)
         passing = ", which is passed over" if passed else ", whose propensities contradict it" if wrong else ""
         return [Check("value/support", passed, f"the log does not support a value of the candidate{passing}: {words}", codes=codes)]
@@ -159,10 +159,10 @@ def judge_value(value: Mapping[str, Any] | None, config: BlessingConfig) -> list
     ]
 
 
-def _contradicts(value: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]]) -> bool:
+def _contradicts(value: Mapping[str, Any], reasons: Sequence[Mapping[str, Any]], max_mean_weight: float) -> bool:
     """Whether the log says that its propensities are wrong, which is more than saying too little."""
     if value.get("propensities") == "logged":
-        return any(reason["code"] == _WRONG_PROPENSITIES for reason in reasons)
+        return any(reason["code"] == _WRONG_PROPENSITIES and reason["found"] > max_mean_weight for reason in reasons)
     calibration = value.get("calibration")
     if calibration is None:
         return False

@@ -56,8 +56,11 @@ class BlessingConfig(Config):
     value_gate: Literal["required", "if_supported", "off"] = "if_supported"
     """Whether the estimated value decides: the lower bound of how far the candidate is above what is deployed (the last blessed model, or
     the policy that logged where there is none). `required`: a log that does not support the estimate blesses nothing; `if_supported`: it
-    is passed over, and says so, unless it contradicts its propensities: logged ones by the mean weight, modelled ones by a calibration
+    is passed over, and says so, unless it contradicts its propensities: logged ones by `max_mean_weight`, modelled ones by a calibration
     error beyond what chance explains."""
+    max_mean_weight: float = pydantic.Field(default=3.0, gt=1.0)
+    """Mean importance weight beyond which logged propensities are held to be wrong. Logs hold what visitors acted on, so a candidate whose
+    items are acted on more often than those that were shown has a mean above 1 with the right ones, too."""
     max_value_loss: float = pydantic.Field(default=0.02, ge=0.0)
     """Share of the deployed value down to which that lower bound may go below 0."""
     min_coverage_ratio: float | None = pydantic.Field(default=2.0, ge=0.0)

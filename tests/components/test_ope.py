@@ -216,11 +216,15 @@ def test_a_policy_on_what_was_never_shown_gives_no_value(logged: Artifact, tmp_p
 
 
 def test_logged_propensities_that_contradict_the_log_bless_nothing(logged: Artifact, tmp_path: Path):
-    found = value_of(logged, tmp_path, GOOD, scale=1.0 / 3.0)
+    # Half of the decisions stay as they were logged, with a weight of 1; the others' weights are ten times what they should be.
+    found = value_of(logged, tmp_path, GOOD, scale=0.1)
     assert found["difference"]["interval"] is None
     # A log without support would be passed over; one that is wrong is not.
     (check,) = judge_value(found, BlessingConfig())
     assert (check.passed, "mean_weight_off" in check.codes) == (False, True)
+    # A policy whose items are acted on more often may have weights so great, and whoever expects that can say so.
+    (passed_over,) = judge_value(found, BlessingConfig(max_mean_weight=10.0))
+    assert passed_over.passed
 
 
 def test_logged_propensities_that_are_missing_are_an_error(unlogged: Artifact, tmp_path: Path):
