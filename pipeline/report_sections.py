@@ -350,8 +350,8 @@ def _serving(result: RunResult) -> Section | None:
         return None
     pushed = _properties(result, "pusher", "pushed_model")
     folder = Path(pushed["path"]) if pushed and pushed["pushed"] else artifact.path / SERVING_FOLDER
-    # Any served items make an example; a comma in a name would divide it.
-    answers = [item for request in _read_json(artifact, EXPECTED_FILE) for row in request[serving.ITEM_ID] for item in row]
+    # Any served items make an example, and not every signature answers with items; a comma in a name would divide it.
+    answers = [item for request in _read_json(artifact, EXPECTED_FILE) for row in request.get(serving.ITEM_ID, ()) for item in row]
     history = ",".join([item for item in dict.fromkeys(answers) if item and "," not in item][:2])
     infra = _properties(result, "infra_validator", "infra_blessing")
     times = infra.get("request_milliseconds") if infra else None
