@@ -152,7 +152,7 @@ class Job:
     def _worker(self, index: int, hosts: list[str]) -> "subprocess.Popen[str]":
         inputs = self.folder.parent / "inputs"
         command = [sys.executable, "-m", "pipeline.run_component", "--component", "trainer", "--config", f"@{inputs / 'config.json'}"]
-        for name in ("examples", "relabelled", "vocabulary", "neighbours", "reward_model", "user_model", "anomalies"):
+        for name in ("examples", "relabelled", "vocabulary", "neighbours", "reward_model", "user_model", "anomalies", "audit"):
             command += ["--input", f"{name}={inputs / name}"]
         for name in ("model", "model_run"):
             command += ["--output", f"{name}={self.folder / name}"]
@@ -208,6 +208,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.artifact(inputs / "reward_model", "RewardModel", {"enabled": False})
     toy.artifact(inputs / "user_model", "UserModel", {"enabled": False})
     toy.artifact(inputs / "anomalies", "ExampleAnomalies")
+    toy.artifact(inputs / "audit", "LeakageAudit")
     config = {**CONFIG, "trainer": {**CONFIG["trainer"], "network": {**CONFIG["trainer"]["network"], "backbone": NETWORK}}}
     (inputs / "config.json").write_text(json.dumps(config))
     return where
