@@ -4,8 +4,8 @@
 
 Every variant learns from the same seeds, in the same world, with the same chance; policies are measured without noise on the same
 sessions. Each run is a file of JSON lines below --out, and a run that is there is not made again. Prints a Markdown table: samples to
-the threshold, and how many times more of them the agent needs on the rewards as they are paid (pairs of seeds, geometric mean, 95 %
-interval by Student's t; `>` where a run never got there, and what it was given stands for it).
+shares of what the agent gains on rewards without noise, and how many times more of them it needs on the rewards as they are paid (pairs
+of seeds, geometric mean, 95 % interval by Student's t; `>` where a run never got there, and what it was given stands for it).
 
 Peer: the same agent of TF-Agents on the rewards as they are paid; the limit is the agent on rewards without noise.
 
@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from components.environments import create_simulator
-from models.agents.comparison import NoisyRewardsConfig, name_of, paired_ratio, samples_to
+from models.agents.comparison import Curve, NoisyRewardsConfig, name_of, paired_ratio, thresholds
 from models.agents.learning import OnlineLearner
 from models.simulators.noise import NoisySimulator
 from schemas.config import load
@@ -52,25 +52,35 @@ def mean_of(curves: list[list[dict[str, Any]]], name: str) -> str:
     return f"{np.mean(found):.3f}" if found else "–"
 
 
-def table_of(config: NoisyRewardsConfig, agent: str, curves: dict[str, list[list[dict[str, Any]]]]) -> list[str]:
-    """Lines of the table."""
-    samples = {row: [samples_to(curve, config.threshold, config.unit) for curve in found] for row, found in curves.items()}
-    given = float(np.mean([curve[-1][config.unit] for found in curves.values() for curve in found]))
+def samples_cells(samples: list[float | None], raw: list[float | None] | None, given: float) -> str:
+    """Median samples to a threshold, and how many times more the rewards as they are paid need."""
+    reached = [one for one in samples if one is not None]
+    needed = f"{np.median(reached):,.0f}" if len(reached) == len(samples) else f"{len(reached)} of {len(samples)} got there"
+    if raw is None:
+        return f"{needed} | –"
+    ratio = paired_ratio(raw, samples, given)
+    interval = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.low is not None else ""
+    return f"{needed} | {'> ' if ratio.num_censored else ''}{ratio.ratio:.2f}{interval}"
+
+
+def table_of(config: NoisyRewardsConfig, agent: str, runs: dict[str, list[list[dict[str, Any]]]]) -> tuple[list[str], str]:
+    """Lines of the table, and what its thresholds are."""
+    curves = {row: [Curve.of(run, config.measure, config.unit, config.window) for run in found] for row, found in runs.items()}
+    found = thresholds(curves[config.reference], config.gain_shares)
+    given = float(np.mean([curve.samples[-1] for row in curves.values() for curve in row]))
     lines = []
-    for row, found in curves.items():
-        reached = [one for one in samples[row] if one is not None]
-        needed = f"{np.median(reached):,.0f}" if len(reached) == len(samples[row]) else f"{len(reached)} of {len(samples[row])} got there"
-        cell = "–"
-        if "raw" in samples and row != "raw":
-            ratio = paired_ratio(samples["raw"], samples[row], given)
-            interval = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.low is not None else ""
-            cell = f"{'> ' if ratio.num_censored else ''}{ratio.ratio:.2f}{interval}"
-        last = np.array([curve[-1]["mean_return"] for curve in found])
+    for row in runs:
+        cells = []
+        for threshold in found:
+            samples = {name: [curve.samples_to(threshold) for curve in curves[name]] for name in {row, "raw"} & set(runs)}
+            cells.append(samples_cells(samples[row], samples.get("raw") if row != "raw" else None, given))
+        last = np.array([curve.end for curve in curves[row]])
         spread = f" ± {last.std(ddof=1):.3f}" if len(last) > 1 else ""
-        measures = " | ".join(mean_of(found, name) for name in ("calibration_error", "true_error", "tried", "purity"))
-        seconds = np.mean([curve[-1]["seconds"] for curve in found])
-        lines.append(f"| {agent} | {row} | {needed} | {cell} | {last.mean():.3f}{spread} | {measures} | {seconds:.0f} |")
-    return lines
+        measures = " | ".join(mean_of(runs[row], name) for name in ("calibration_error", "true_error", "tried", "purity"))
+        seconds = np.mean([run[-1]["seconds"] for run in runs[row]])
+        lines.append(f"| {agent} | {row} | {' | '.join(cells)} | {last.mean():.3f}{spread} | {measures} | {seconds:.0f} |")
+    shares = ", ".join(f"{share:.0%} at {threshold:.3f}" for share, threshold in zip(config.gain_shares, found, strict=True))
+    return lines, f"{agent}: of the gain of {config.reference}, {shares}"
 
 
 def main() -> None:
@@ -81,13 +91,12 @@ def main() -> None:
     parser.add_argument("--agents", nargs="*", help="of the configuration's; without it all")
     arguments = parser.parse_args()
     config = load(NoisyRewardsConfig, arguments.config, arguments.overrides)
-    print(f"{config.name}: threshold {config.threshold:g}, {len(config.seeds)} seeds, samples are {config.unit}\n")
+    print(f"{config.name}: {config.measure}, {len(config.seeds)} seeds, samples are {config.unit}\n")
     heads = (
         "agent",
         "rewards",
-        "samples, median",
-        "raw needs times",
-        "last return",
+        *(head for share in config.gain_shares for head in (f"samples to {share:.0%}", "raw needs times")),
+        f"{config.measure}, last quarter",
         "calibration",
         "true error",
         "tried",
@@ -95,6 +104,7 @@ def main() -> None:
         "seconds",
     )
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    notes = []
     for agent in config.agents:
         name = name_of(agent)
         if arguments.agents and name not in arguments.agents:
@@ -104,7 +114,10 @@ def main() -> None:
             file = row.replace(", ", "_").replace(" ", "_")
             folder = arguments.out / config.name / name / file
             curves[row] = [run(config, agent, row, seed, folder / f"{seed}.jsonl") for seed in config.seeds]
-        print("\n".join(table_of(config, name, curves)), flush=True)
+        lines, note = table_of(config, name, curves)
+        print("\n".join(lines), flush=True)
+        notes.append(note)
+    print("\n" + "\n".join(notes))
 
 
 if __name__ == "__main__":

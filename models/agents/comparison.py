@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pydantic
 
 from models.agents.learning import LearningConfig, StabiliserConfig
@@ -13,6 +14,9 @@ from models.agents.registry import AGENTS, AnyAgent
 from models.simulators.noise import AnyNoise
 from models.simulators.registry import AnySimulator
 from schemas.config import Config
+
+Measure = Literal["drawn_return", "mean_return"]
+"""A session's return as the agent plays while it learns, with what it tries; or without that."""
 
 Variant = Literal["noise_free", "raw", "srs", "srs2", "exact"]
 """Rewards without noise; with noise; expected by an estimator; expected by one whose vectors the agent shares; as they truly are on average
@@ -38,8 +42,15 @@ class NoisyRewardsConfig(Config):
     learning: LearningConfig = LearningConfig()
     seeds: tuple[int, ...] = pydantic.Field(default=(0, 1, 2, 3, 4), min_length=1)
     """Each is a training of its own; variants are compared seed by seed."""
-    threshold: float
-    """Mean return of a session; how many samples it takes to reach it is compared."""
+    measure: Measure = "drawn_return"
+    """What is compared. Without what it tries, a policy shows one and the same item until something comes of it, and its return jumps
+    with that item."""
+    reference: Variant = "noise_free"
+    """Whose gain the thresholds are shares of."""
+    gain_shares: tuple[float, ...] = pydantic.Field(default=(0.5, 0.8), min_length=1, max_length=10)
+    """How many samples it takes to gain these shares of what the reference gains is compared."""
+    window: int = pydantic.Field(default=3, ge=1)
+    """Measurements whose mean has to reach a threshold, so that a single one does not by chance."""
     unit: Literal["sessions", "steps"] = "sessions"
     """What a sample is."""
 
@@ -52,6 +63,10 @@ class NoisyRewardsConfig(Config):
             raise ValueError(f"seeds must differ from each other, found {', '.join(map(str, self.seeds))}")
         if any(distortion <= 0.0 for distortion in self.distortions):
             raise ValueError("distortions are standard deviations above 0")
+        if any(not 0.0 < share <= 1.0 for share in self.gain_shares):
+            raise ValueError(f"gain_shares are above 0 and at most 1, found {', '.join(map(str, self.gain_shares))}")
+        if self.reference not in self.variants:
+            raise ValueError(f"reference: one of the variants ({', '.join(self.variants)}), found {self.reference}")
         return self
 
     def rows(self) -> dict[str, tuple[StabiliserConfig | None, bool]]:
@@ -74,24 +89,54 @@ def name_of(agent: Any) -> str:
     return next(name for name, kind in AGENTS.items() if isinstance(agent, kind))
 
 
-def samples_to(rows: list[dict[str, Any]], threshold: float, unit: Literal["sessions", "steps"] = "sessions") -> float | None:
-    """Samples after which a policy's return first reached a threshold, between the two measurements around it by a line.
+_END = 0.25
+"""Share of a curve's measurements, its last ones, that is what was learned in the end."""
 
-    Args:
-        rows: `Measured.as_row` in order.
-        threshold: Mean return.
-        unit: What is counted.
 
-    Returns:
-        None where it never did.
+@dataclass(frozen=True)
+class Curve:
+    """What a policy earned as it learned.
+
+    Attributes:
+        samples: [M] sessions or steps before each measurement, rising.
+        value: [M] mean of the last measurements up to each.
+        end: Mean of the last quarter of the measurements.
     """
-    for before, after in zip([None, *rows], rows, strict=False):
-        if after["mean_return"] >= threshold:
-            if before is None:
-                return float(after[unit])
-            share = (threshold - before["mean_return"]) / (after["mean_return"] - before["mean_return"])
-            return float(before[unit] + share * (after[unit] - before[unit]))
-    return None
+
+    samples: npt.NDArray[np.float64]
+    value: npt.NDArray[np.float64]
+    end: float
+
+    @classmethod
+    def of(cls, rows: list[dict[str, Any]], measure: Measure, unit: Literal["sessions", "steps"] = "sessions", window: int = 1) -> Curve:
+        """The curve of rows of `Measured.as_row`."""
+        found = np.array([row[measure] for row in rows], np.float64)
+        value = np.array([found[max(0, place + 1 - window) : place + 1].mean() for place in range(len(found))])
+        num_last = max(1, round(_END * len(found)))
+        return cls(np.array([row[unit] for row in rows], np.float64), value, float(found[-num_last:].mean()))
+
+    def samples_to(self, threshold: float) -> float | None:
+        """Samples after which a threshold was first reached, between the two measurements around it by a line; None where it never was."""
+        reached = np.flatnonzero(self.value >= threshold)
+        if not len(reached):
+            return None
+        place = int(reached[0])
+        if place == 0:
+            return float(self.samples[0])
+        (before, after), (low, high) = self.value[place - 1 : place + 1], self.samples[place - 1 : place + 1]
+        return float(low + (threshold - before) / (after - before) * (high - low))
+
+
+def thresholds(reference: list[Curve], gain_shares: tuple[float, ...]) -> list[float]:
+    """Returns that are shares of what a reference gains: its mean over seeds at the end, less that at the beginning.
+
+    Raises:
+        ValueError: The reference gains nothing.
+    """
+    begin, end = float(np.mean([curve.value[0] for curve in reference])), float(np.mean([curve.end for curve in reference]))
+    if end <= begin:
+        raise ValueError(f"the reference gains nothing: {begin:.3f} at the beginning, {end:.3f} in the end")
+    return [begin + share * (end - begin) for share in gain_shares]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from models.agents.rewards import (
     item_catalogue,
     vectors_of,
 )
-from models.agents.sessions import PlayedSessions, StepReplay, compiled, play_sessions
+from models.agents.sessions import Act, PlayedSessions, StepReplay, compiled, play_sessions
 from models.agents.stabilised import StabilisedAgent
 from models.frameworks import keras, tf
 from models.metrics.embedding import neighbour_purity
@@ -86,7 +86,7 @@ class LearningConfig(Config):
     evaluate_every: int = pydantic.Field(default=2, ge=1)
     """Rounds after which the policy is measured."""
     evaluation_sessions: int = pydantic.Field(default=500, ge=2)
-    """Played without exploration, the same ones each time and for everybody."""
+    """Played with and without exploration, the same ones each time and for everybody."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class Measured:
         steps: Of them.
         mean_return: Of a session without exploration, by the rewards of the world.
         standard_error: Of that.
+        drawn_return: The same as the agent plays while it learns, with what it tries.
         tried: Entropy in nats of the items that were shown in the last round, or the mean standard deviation of its actions' numbers.
         calibration_error: Mean distance of expected and paid rewards of the last round's steps, before anybody learned from them, in bins;
             None without an estimator.
@@ -112,6 +113,7 @@ class Measured:
     steps: int
     mean_return: float
     standard_error: float
+    drawn_return: float
     tried: float | None = None
     calibration_error: float | None = None
     true_error: float | None = None
@@ -176,6 +178,8 @@ class OnlineLearner:
         self._train = tf.function(lambda experience: learner.train(experience).loss, autograph=False, reduce_retracing=True)
         self._expect = tf.function(self.rewards.expected, autograph=False, reduce_retracing=True) if self.rewards is not None else None
         self._collect, self._greedy = compiled(self.agent.collect), compiled(self.agent.greedy)
+        # A function of its own, so that measuring takes nothing from what is drawn while it learns.
+        self._drawn = compiled(self.agent.collect)
         self._replay = StepReplay(config.replay_steps)
         self._rng = np.random.default_rng([seed, 1])
         self._truth = ShopTruth(measured_in.shop) if isinstance(measured_in, ShopSimulator) else None
@@ -226,21 +230,24 @@ class OnlineLearner:
         return found
 
     def _measure(self, number: int, counts: _Counts, last: PlayedSessions | None, foreseen: dict[str, float]) -> Measured:
-        config = self._config
-        found = play_sessions(
-            self._measured_in, self._greedy, np.arange(config.evaluation_sessions), _EVALUATION_SEED, config.max_turns
-        ).returns()
+        found, drawn = self._returns(self._greedy), self._returns(self._drawn)
         return Measured(
             round=number,
             sessions=counts.sessions,
             steps=counts.steps,
             mean_return=float(found.mean()),
             standard_error=float(found.std(ddof=1) / len(found) ** 0.5),
+            drawn_return=float(drawn.mean()),
             tried=self._tried(last) if last is not None else None,
             purity=self._purity(),
             seconds=round(time.perf_counter() - counts.begun, 3),
             **foreseen,
         )
+
+    def _returns(self, act: Act) -> npt.NDArray[Any]:
+        """Of the sessions that everybody is measured on."""
+        number = np.arange(self._config.evaluation_sessions)
+        return play_sessions(self._measured_in, act, number, _EVALUATION_SEED, self._config.max_turns).returns()
 
     def _tried(self, played: PlayedSessions) -> float:
         action = played.action[played.inside()]

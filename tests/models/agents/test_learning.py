@@ -6,7 +6,7 @@ import numpy as np
 import pydantic
 import pytest
 
-from models.agents.comparison import NoisyRewardsConfig, paired_ratio, samples_to
+from models.agents.comparison import Curve, NoisyRewardsConfig, paired_ratio, thresholds
 from models.agents.learning import LearningConfig, OnlineLearner, StabiliserConfig
 from models.agents.registry import AGENTS
 from models.rewards.fm import FMConfig
@@ -38,6 +38,8 @@ def test_rounds_are_counted_and_measured() -> None:
     assert 0.0 <= (rows[1].purity or -1.0) <= 1.0
     # 12 items are shown: the entropy of one round lies between none and log 12.
     assert 0.0 < (rows[1].tried or 0.0) <= np.log(12) + 1e-6
+    # DQN tries any item in a tenth of the steps: other sessions than without.
+    assert rows[1].drawn_return != rows[1].mean_return
 
 
 def test_an_estimator_does_not_change_what_an_agent_begins_with() -> None:
@@ -70,11 +72,32 @@ def row(sessions: int, mean_return: float) -> dict[str, float]:
 
 def test_samples_to_a_threshold_lie_on_the_line_between_two_measurements() -> None:
     curve = [row(0, 0.0), row(100, 1.0), row(200, 3.0), row(300, 2.0)]
-    assert samples_to(curve, 2.0) == 150.0
-    assert samples_to(curve, 2.0, "steps") == 450.0
-    assert samples_to(curve, 3.0) == 200.0
-    assert samples_to(curve, -1.0) == 0.0
-    assert samples_to(curve, 3.1) is None
+    found = Curve.of(curve, "mean_return")
+    assert found.samples_to(2.0) == 150.0
+    assert Curve.of(curve, "mean_return", "steps").samples_to(2.0) == 450.0
+    assert found.samples_to(3.0) == 200.0
+    assert found.samples_to(-1.0) == 0.0
+    assert found.samples_to(3.1) is None
+
+
+def test_one_lucky_measurement_reaches_nothing_within_a_window() -> None:
+    curve = [row(0, 0.0), row(100, 3.0), row(200, 0.0), row(300, 3.0), row(400, 3.0)]
+    found = Curve.of(curve, "mean_return", window=2)
+    # Means of the last two: 0, 1.5, 1.5, 1.5, 3; 2 lies a third of the way from the fourth to the fifth.
+    assert found.value.tolist() == [0.0, 1.5, 1.5, 1.5, 3.0]
+    assert found.samples_to(2.0) == pytest.approx(300.0 + 100.0 / 3.0)
+    # The last quarter of five measurements is one of them.
+    assert found.end == 3.0
+
+
+def test_thresholds_are_shares_of_what_a_reference_gains() -> None:
+    first = Curve.of([row(0, 0.0), row(100, 2.0)], "mean_return")
+    second = Curve.of([row(0, 1.0), row(100, 3.0)], "mean_return")
+    # From .5 to 2.5 on average.
+    assert thresholds([first, second], (0.5, 1.0)) == [1.5, 2.5]
+    falling = Curve.of([row(0, 2.0), row(100, 1.0)], "mean_return")
+    with pytest.raises(ValueError, match=r"gains nothing: 2\.000 at the beginning, 1\.000 in the end"):
+        thresholds([falling], (0.5,))
 
 
 def test_ratios_are_of_pairs() -> None:
@@ -106,4 +129,6 @@ def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="of a continuous reward, found role"):
         StabiliserConfig(items=FMConfig())
     with pytest.raises(pydantic.ValidationError, match="agents must differ by name, found dqn, dqn"):
-        NoisyRewardsConfig(name="x", simulator=SHOP, agents=(AGENTS["dqn"](), AGENTS["dqn"](width=8)), threshold=1.0)
+        NoisyRewardsConfig(name="x", simulator=SHOP, agents=(AGENTS["dqn"](), AGENTS["dqn"](width=8)))
+    with pytest.raises(pydantic.ValidationError, match=r"one of the variants \(raw, srs\), found noise_free"):
+        NoisyRewardsConfig(name="x", simulator=SHOP, agents=(AGENTS["dqn"](),), variants=("raw", "srs"))
