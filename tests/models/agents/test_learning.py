@@ -1,6 +1,7 @@
 """Rounds of learning and comparisons of them: a small run, and samples and ratios by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -20,9 +21,11 @@ SMALL = LearningConfig(num_rounds=2, sessions_per_round=16, updates_per_round=2,
 STABILISER = StabiliserConfig(items=FMConfig(width=6, outcome="continuous", unknown_rate=0.0), learning_rate=0.01)
 
 
-def learner(agent: str, stabiliser: StabiliserConfig | None, config: LearningConfig = SMALL, seed: int = 0) -> OnlineLearner:
+def learner(
+    agent: str, stabiliser: StabiliserConfig | None, config: LearningConfig = SMALL, seed: int = 0, **settings: Any
+) -> OnlineLearner:
     shop = ShopSimulator(SHOP)
-    small = AGENTS[agent](hidden=(8,), width=6)
+    small = AGENTS[agent](hidden=(8,), width=6, **settings)
     return OnlineLearner(small, stabiliser, config, NoisySimulator(shop, Thinning(kept=0.5)), shop, seed)
 
 
@@ -38,8 +41,16 @@ def test_rounds_are_counted_and_measured() -> None:
     assert 0.0 <= (rows[1].purity or -1.0) <= 1.0
     # 12 items are shown: the entropy of one round lies between none and log 12.
     assert 0.0 < (rows[1].tried or 0.0) <= np.log(12) + 1e-6
-    # DQN tries any item in a tenth of the steps: other sessions than without.
-    assert rows[1].drawn_return != rows[1].mean_return
+
+
+def test_drawn_returns_are_those_of_what_an_agent_tries() -> None:
+    config = SMALL.model_copy(update={"evaluation_sessions": 1000, "max_turns": 60})
+    measured = next(iter(learner("dqn", None, config, epsilon=1.0).run()))
+    # Any item with the same chance: the shop knows the value of that policy exactly.
+    shop = ShopSimulator(SHOP).shop
+    exact = shop.value(np.full((shop.num_states, shop.num_items), 1.0 / shop.num_items))[0]
+    assert measured.drawn_return == pytest.approx(exact, abs=0.1 * exact)
+    assert abs(measured.mean_return - exact) > 0.1 * exact
 
 
 def test_an_estimator_does_not_change_what_an_agent_begins_with() -> None:
