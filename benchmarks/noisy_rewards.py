@@ -3,7 +3,7 @@
     python benchmarks/noisy_rewards.py benchmarks/noisy_rewards/session_shop.yaml [--set KEY=VALUE]... [--out FOLDER] [--agents NAME...]
 
 Every variant learns from the same seeds, in the same world, with the same chance; policies are measured without noise on the same
-sessions. Each run is a file of JSON lines below --out, and a run that is there is not made again. Prints a Markdown table: samples to
+sessions. Each run is a file of JSON lines below --out, named by its seed and settings, and is not made again. Prints a table: samples to
 shares of what the agent gains on rewards without noise, and how many times more of them it needs on the rewards as they are paid (pairs
 of seeds, geometric mean, 95 % interval by Student's t; `>` where a run never got there, and what it was given stands for it).
 
@@ -15,6 +15,7 @@ References: Zhang et al. (2023), arXiv 2308.13246.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -28,16 +29,19 @@ from components.environments import create_simulator
 from models.agents.comparison import Curve, NoisyRewardsConfig, name_of, paired_ratio, thresholds
 from models.agents.learning import OnlineLearner
 from models.simulators.noise import NoisySimulator
-from schemas.config import load
+from schemas.config import canonical_json, load
 
 
-def run(config: NoisyRewardsConfig, agent: Any, row: str, seed: int, path: Path) -> list[dict[str, Any]]:
+def run(config: NoisyRewardsConfig, agent: Any, row: str, seed: int, folder: Path) -> list[dict[str, Any]]:
     """The curve of one run, from its file where it is complete."""
+    stabiliser, is_noisy = config.rows()[row]
+    noise = config.noise if is_noisy else None
+    settings = [canonical_json(part) for part in (agent, config.simulator, config.learning, noise, stabiliser) if part is not None]
+    path = folder / f"{seed}-{hashlib.sha256(chr(10).join(settings).encode()).hexdigest()[:8]}.jsonl"
     if path.is_file():
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    stabiliser, is_noisy = config.rows()[row]
     world = create_simulator(config.simulator)
-    noisy = NoisySimulator(world, config.noise) if is_noisy and config.noise is not None else world
+    noisy = NoisySimulator(world, noise) if noise is not None else world
     rows = [measured.as_row() for measured in OnlineLearner(agent, stabiliser, config.learning, noisy, world, seed).run()]
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
@@ -113,7 +117,7 @@ def main() -> None:
         for row in config.rows():
             file = row.replace(", ", "_").replace(" ", "_")
             folder = arguments.out / config.name / name / file
-            curves[row] = [run(config, agent, row, seed, folder / f"{seed}.jsonl") for seed in config.seeds]
+            curves[row] = [run(config, agent, row, seed, folder) for seed in config.seeds]
         lines, note = table_of(config, name, curves)
         print("\n".join(lines), flush=True)
         notes.append(note)

@@ -145,12 +145,25 @@ class Package:
                 raise SubmitError(f"--param {pair}: expected NAME=VALUE with one of {', '.join(sorted(self._declared))}")
             given[name] = value
         if overrides or CONFIG in given:
-            data = json.loads(given.get(CONFIG) or self._declared[CONFIG]["defaultValue"])
+            data = self._config(given.get(CONFIG))
             override(data, overrides)
             config = decode(PipelineConfig, data, "--set" if overrides else "--param config")
             self._check_cache(config)
             given[CONFIG] = canonical_json(config)
         return given
+
+    def _config(self, given: str | None) -> dict[str, Any]:
+        """The configuration that is given, or that the pipeline was compiled with."""
+        source = given or self._declared.get(CONFIG, {}).get("defaultValue")
+        if source is None:
+            raise SubmitError(f"--set: {self.path} has no parameter {CONFIG}; `longplay compile` writes one")
+        try:
+            data = json.loads(source)
+        except json.JSONDecodeError as error:
+            raise SubmitError(f"--param {CONFIG}: not JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise SubmitError(f"--param {CONFIG}: expected an object, found {type(data).__name__}")
+        return data
 
     def _check_cache(self, config: PipelineConfig) -> None:
         """A step that is told to look outside its artifacts must not come from the cache, and that is settled in the YAML."""

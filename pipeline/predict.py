@@ -24,14 +24,16 @@ def find_model(path: Path) -> Path:
     Raises:
         PredictError: There is none.
     """
+    from components.rollout import versions_in
+
     if not path.is_dir():
         raise PredictError(f"--model: no such directory: {path}")
     if (path / serving.SAVED_MODEL_FILE).is_file():
         return path
-    versions = sorted((int(p.name), p) for p in path.iterdir() if p.name.isdigit() and (p / serving.SAVED_MODEL_FILE).is_file())
+    versions = versions_in(path)
     if not versions:
         raise PredictError(f"--model: {path} holds neither {serving.SAVED_MODEL_FILE} nor numbered versions that do")
-    return versions[-1][1]
+    return path / str(versions[-1])
 
 
 def predict_one(

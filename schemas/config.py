@@ -87,9 +87,8 @@ def load(kind: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
 def from_overrides(kind: type[C], overrides: Sequence[str]) -> C:
     """A configuration of `KEY=VALUE` overrides alone; errors as those of `load`."""
     data: dict[str, Any] = {}
-    for override in overrides:
-        _apply_override(data, override)
-    return decode(kind, data, "--set")
+    override(data, overrides)
+    return decode(kind, _expand(data, "--set"), "--set")
 
 
 def load_plain(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -79,18 +79,22 @@ class Standalone:
             "parallelism": self._num_task_managers * self._slots,
         }
 
+    @property
+    def _classpath(self) -> str:
+        """Flink without the job server, which has a Flink of its own inside."""
+        return os.pathsep.join(str(path) for name, path in self._jars.items() if "job-server" not in name)
+
     def start(self, seconds: float = 600.0) -> None:
         """Starts all processes and waits until they answer.
 
         Raises:
             FlinkError: A jar is missing, or a process ends or does not answer in time.
         """
-        classpath = os.pathsep.join(str(path) for name, path in self._jars.items() if "job-server" not in name)
         for needed in ("flink-runtime-", "job-server"):
             self._jar(needed)
         configuration = self._configure()
         deadline = time.monotonic() + seconds
-        begin = ["-cp", classpath]
+        begin = ["-cp", self._classpath]
         self._start("job-manager", [*self._java(), *begin, _JOB_MANAGER, "--configDir", str(configuration), "--executionMode", "cluster"])
         self._wait("job-manager", lambda: self._rest("/overview") is not None, deadline)
         for number in range(self._num_task_managers):
@@ -108,8 +112,7 @@ class Standalone:
 
     def start_task_manager(self, number: int) -> None:
         """Starts a task manager, the first time or again."""
-        classpath = os.pathsep.join(str(path) for name, path in self._jars.items() if "job-server" not in name)
-        command = [*self._java(), "-cp", classpath, _TASK_MANAGER, "--configDir", str(self.folder / "conf")]
+        command = [*self._java(), "-cp", self._classpath, _TASK_MANAGER, "--configDir", str(self.folder / "conf")]
         # Flink's scripts work these out; without them a task manager does not start.
         sizes = {
             "taskmanager.cpu.cores": "1.0",

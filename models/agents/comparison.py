@@ -11,6 +11,7 @@ import pydantic
 
 from models.agents.learning import LearningConfig, StabiliserConfig
 from models.agents.registry import AGENTS, AnyAgent
+from models.ope.quantiles import student_t
 from models.simulators.noise import AnyNoise
 from models.simulators.registry import AnySimulator
 from schemas.config import Config
@@ -159,10 +160,6 @@ class Ratio:
     num_censored: int
 
 
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t at .975 for 1 to 9 degrees of freedom."""
-
-
 def paired_ratio(slow: list[float | None], fast: list[float | None], given: float) -> Ratio:
     """Samples of one over samples of the other.
 
@@ -178,6 +175,6 @@ def paired_ratio(slow: list[float | None], fast: list[float | None], given: floa
     censored = sum(one is None or other is None for one, other in pairs)
     if len(logs) < 2:
         return Ratio(float(np.exp(logs.mean())), None, None, len(logs), censored)
-    reach = _T_975[min(len(logs) - 1, len(_T_975)) - 1] * logs.std(ddof=1) / len(logs) ** 0.5
+    reach = student_t(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
     low, high = float(np.exp(logs.mean() - reach)), float(np.exp(logs.mean() + reach))
     return Ratio(float(np.exp(logs.mean())), low, high, len(logs), censored)

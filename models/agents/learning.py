@@ -36,6 +36,9 @@ from models.simulators.base import Simulator
 from models.simulators.shop_simulator import ShopSimulator
 from schemas.config import Config
 
+# TF-Agents imports TensorFlow by itself; the package has chosen Keras 2 by now.
+from tf_agents.policies import random_tf_policy  # isort: skip
+
 _EVALUATION_SEED = 1_000_003
 """Sessions that are measured are none of those that are learned from."""
 _CHUNK = 4096
@@ -75,6 +78,9 @@ class LearningConfig(Config):
     """Each plays sessions and learns from them."""
     sessions_per_round: int = pydantic.Field(default=64, ge=1)
     """Played at once."""
+    random_rounds: int = pydantic.Field(default=0, ge=0)
+    """The first ones, in which agents that have a replay do anything with the same chance and learn nothing yet: an actor that follows a
+    critic or an estimator which knows nothing ends in a corner of its actions."""
     updates_per_round: int = pydantic.Field(default=32, ge=1)
     """Of agents that have a replay; others learn from their last sessions once, or as their own settings say."""
     batch_size: int = pydantic.Field(default=256, ge=1)
@@ -178,6 +184,7 @@ class OnlineLearner:
         self._train = tf.function(lambda experience: learner.train(experience).loss, autograph=False, reduce_retracing=True)
         self._expect = tf.function(self.rewards.expected, autograph=False, reduce_retracing=True) if self.rewards is not None else None
         self._collect, self._greedy = compiled(self.agent.collect), compiled(self.agent.greedy)
+        self._random = compiled(random_tf_policy.RandomTFPolicy(time_step, action, info_spec=self.agent.collect.info_spec))
         # A function of its own, so that measuring takes nothing from what is drawn while it learns.
         self._drawn = compiled(self.agent.collect)
         self._replay = StepReplay(config.replay_steps)
@@ -190,15 +197,18 @@ class OnlineLearner:
         yield self._measure(0, counts, None, {})
         for number in range(config.num_rounds):
             first = number * config.sessions_per_round
-            played = play_sessions(
-                self._simulator, self._collect, first + np.arange(config.sessions_per_round), self._seed, config.max_turns
-            )
+            is_random = not self._is_on_policy and number < config.random_rounds
+            act = self._random if is_random else self._collect
+            played = play_sessions(self._simulator, act, first + np.arange(config.sessions_per_round), self._seed, config.max_turns)
             counts.sessions += config.sessions_per_round
             counts.steps += played.num_steps
             is_last = number + 1 == config.num_rounds
             is_measured = is_last or (number + 1) % config.evaluate_every == 0
             foreseen = self._foreseen(played) if is_measured else {}
-            self._learn(played)
+            if is_random:
+                self._replay.add(played)
+            else:
+                self._learn(played)
             if is_measured:
                 yield self._measure(number + 1, counts, played, foreseen)
 

@@ -20,8 +20,8 @@ from models.frameworks import tf
 from models.simulators.base import Array, Floats, Observation, Simulator, SimulatorConfig, Space, State, Step
 from models.simulators.shop_simulator import ITEM_HISTORY, LENGTH
 from models.user_model.imagination import check_variant
-from models.user_model.model import Situation, UserModel, entropy_of
-from models.user_model.planning import PlanningConfig, planned_reward
+from models.user_model.model import Situation, UserModel
+from models.user_model.planning import PlanningConfig, planned_reward_in
 from schemas.trajectory import PAD_ITEM_ID
 
 FEEDBACK = "feedback"
@@ -127,7 +127,5 @@ class LearnedUser(Simulator):
     def _answered(self, history: tf.Tensor, feedback: tf.Tensor, length: tf.Tensor, item: tf.Tensor) -> tuple[tf.Tensor, ...]:
         situation = Situation(history, feedback, length)
         answer = self.model.answer(situation, item)
-        entropy = tf.zeros_like(answer.leaving)
-        if self.config.planning.needs_entropy:
-            entropy = entropy_of(self.model.what_comes(situation, self.config.top))
-        return planned_reward(answer.reward, entropy, self.config.planning), answer.feedback, answer.leaving
+        reward = planned_reward_in(self.model, situation, answer.reward, self.config.planning, self.config.top)
+        return reward, answer.feedback, answer.leaving

@@ -12,12 +12,12 @@ References:
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 
 import numpy as np
 import pydantic
 
-from models.simulators.base import Array, Floats, Observation, Simulator, SimulatorConfig, Space, State, Step
+from models.simulators.base import Array, Floats, Observation, Simulator, Space, State, Step
 from schemas.config import Config
 
 
@@ -142,16 +142,8 @@ class NoisySimulator(Simulator):
         self.simulator = simulator
         self.noise = noise
         # These are of the class in other simulators; here they are those of the world that is wrapped.
-        vars(self)["config_class"] = simulator.config_class
         vars(self)["num_begin_draws"] = simulator.num_begin_draws
         vars(self)["num_step_draws"] = simulator.num_step_draws + noise.num_draws
-
-    @property
-    def config(self) -> SimulatorConfig:
-        """The world's configuration."""
-        config: Any = getattr(self.simulator, "config")  # noqa: B009  (every simulator has one)
-        found: SimulatorConfig = config
-        return found
 
     @property
     def action_space(self) -> Space:

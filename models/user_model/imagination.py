@@ -12,8 +12,8 @@ from models.frameworks import tf
 from models.losses.policy_gradient import discounted_sums
 from models.ranking import Ranking, draw
 from models.sampling import Seed
-from models.user_model.model import Situation, UserModel, entropy_of
-from models.user_model.planning import PlanningConfig, planned_reward, uncertainty_of
+from models.user_model.model import Situation, UserModel
+from models.user_model.planning import PlanningConfig, planned_reward_in, uncertainty_of
 from schemas.config import Config
 
 _ROWS, _STARTS, _STEPS = 49_979_687, 67_867_967, 86_028_121
@@ -126,10 +126,7 @@ class Imagination:
         uniform = tf.random.stateless_uniform([3, tf.shape(now.length)[0]], key)
         item = self._propose(situation, proposing, uniform[0], uniform[2])
         answer = model.answer(situation, item)
-        entropy = tf.zeros_like(answer.leaving)
-        if config.planning.needs_entropy:
-            entropy = entropy_of(model.what_comes(situation, config.top))
-        reward = planned_reward(answer.reward, entropy, config.planning)
+        reward = planned_reward_in(model, situation, answer.reward, config.planning, config.top)
         weight = tf.ones_like(reward)
         if config.weights_by_uncertainty:
             weight = 1.0 / (1.0 + uncertainty_of(answer.reward, config.planning.uncertainty))
@@ -147,7 +144,7 @@ class Imagination:
 
 
 class _Progress(NamedTuple):
-    """R records that grow to the right, [R, T]; `goes_on` [R] is False where a session has left or the record is full."""
+    """R records that grow to the right, [R, T]; `has_left` [R] is True where the session has ended."""
 
     item_id: tf.Tensor
     feedback: tf.Tensor

@@ -169,7 +169,7 @@ class UserModel(Learner):
         return doubly_robust(logged, found[..., 0], found[..., 1], weight)
 
     def _negative_losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> tf.Tensor:
-        """[B, T] means over the items that stand for what was passed."""
+        """[B, T] sums over the items that stand for what was passed."""
         drawn = self._drawn(batch, step, self._config.num_negatives, _PURPOSE_NEGATIVE)
         others = tf.cast(tf.not_equal(drawn, batch.item_id[..., None]), tf.float32)
         losses = self._losses_of(batch, drawn, tf.zeros(tf.shape(drawn)), training) * others

@@ -8,6 +8,7 @@ import pydantic
 
 from models.frameworks import tf
 from models.rewards.outcomes import Prediction
+from models.user_model.model import Situation, UserModel, entropy_of
 from schemas.config import Config
 
 
@@ -39,6 +40,20 @@ def uncertainty_of(prediction: Prediction, kind: Literal["doubt", "total"]) -> t
     # An estimator that does not learn the noise says NaN of it.
     noise = tf.where(tf.math.is_nan(prediction.noise), 0.0, prediction.noise)
     return tf.square(noise) + tf.square(prediction.doubt)
+
+
+def planned_reward_in(model: UserModel, situation: Situation, prediction: Prediction, config: PlanningConfig, top: int) -> tf.Tensor:
+    """[B] `planned_reward` of items in situations, with the entropy of what the model expects the logs to show there.
+
+    Args:
+        model: Of the users.
+        situation: [B] what users did.
+        prediction: [B] of the items' rewards.
+        config: Which.
+        top: Items of which the entropy is taken, where it counts.
+    """
+    entropy = entropy_of(model.what_comes(situation, top)) if config.needs_entropy else tf.zeros_like(prediction.mean)
+    return planned_reward(prediction, entropy, config)
 
 
 def planned_reward(prediction: Prediction, entropy: tf.Tensor, config: PlanningConfig) -> tf.Tensor:

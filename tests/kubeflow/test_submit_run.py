@@ -276,6 +276,8 @@ def test_a_run_that_is_not_there_is_said(submit: Submit, capsys: pytest.CaptureF
     [
         (["--param", "rot=/mnt"], "expected NAME=VALUE with one of base_model, baseline_model, config, previous_statistics, root"),
         (["--set", "trainer.epochs=5"], "trainer.epochs: unknown key"),
+        (["--param", "config={bad"], "--param config: not JSON: Expecting property name"),
+        (["--param", "config=[1]"], "--param config: expected an object, found list"),
         (["--set", "trainer.warm_start_from=/models/earlier"], "trainer would look at files, but was compiled to be cached"),
     ],
 )
@@ -290,6 +292,10 @@ def test_parameters_that_cannot_be_are_refused_before_anything_is_sent(
 def test_a_file_that_is_no_pipeline_is_refused(submit: Submit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert submit("run", tmp_path / "none.yaml") == 2
     assert "none.yaml: cannot read the pipeline: No such file or directory; `longplay compile` writes one" in capsys.readouterr().err
+    bare = "pipelineInfo: {name: other}\nroot: {inputDefinitions: {parameters: {text: {}}}}\n"
+    (tmp_path / "bare.yaml").write_text(bare)
+    assert submit("run", tmp_path / "bare.yaml", "--set", "name=x") == 2
+    assert "bare.yaml has no parameter config; `longplay compile` writes one" in capsys.readouterr().err
     (tmp_path / "other.yaml").write_text("a: 1\n")
     assert submit("upload", tmp_path / "other.yaml") == 2
     assert "other.yaml: not a compiled pipeline" in capsys.readouterr().err

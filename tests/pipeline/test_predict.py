@@ -46,7 +46,7 @@ def test_a_saved_model_is_found_by_its_folder(tmp_path: Path):
 
 def test_the_latest_version_is_found_below_a_folder(tmp_path: Path):
     # By number, not by text; folders without a graph and names that are no number do not count.
-    for name in ("9", "10", "2", "99x", ".pushing-500-1"):
+    for name in ("9", "10", "2", "99x", "\N{SUPERSCRIPT TWO}", "0011", ".pushing-500-1"):
         _fake(tmp_path / name)
     (tmp_path / "1000").mkdir()
     assert find_model(tmp_path) == tmp_path / "10"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from schemas.config import Config, ConfigError, load, load_plain
+from schemas.config import Config, ConfigError, from_overrides, load, load_plain
 
 Plain = Callable[..., dict[str, Any]]
 
@@ -202,6 +202,18 @@ def test_variables_are_replaced_inside_text_at_any_depth(plain: Plain, monkeypat
 def test_a_variable_in_an_override_is_replaced_too(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LP_HOST", "example")
     assert plain("a: 1", "a=${LP_HOST}") == {"a": "example"}
+
+
+class _Named(Config):
+    name: str
+
+
+def test_a_variable_in_overrides_without_a_file_is_replaced_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LP_HOST", "example")
+    assert from_overrides(_Named, ["name=${LP_HOST}"]).name == "example"
+    monkeypatch.delenv("LP_HOST")
+    with pytest.raises(ConfigError, match=r"--set: '\$\{LP_HOST\}' needs the environment variable LP_HOST"):
+        from_overrides(_Named, ["name=${LP_HOST}"])
 
 
 def test_a_replaced_value_is_text_and_is_not_read_as_yaml_again(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
