@@ -19,7 +19,7 @@ from models.co_visitation import Neighbours
 from models.frameworks import tf
 from models.metrics.ranking import MAX_RANK
 from models.module import Module
-from models.serving import RankedPolicy
+from models.ranked_policy import RankedPolicy
 from schemas.config import Config, decode
 
 MODEL_FILE = "model.json"

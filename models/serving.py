@@ -1,4 +1,4 @@
-"""A policy as exported functions: as it is served, names in and names out, and as it is evaluated, all states of a session at once."""
+"""A policy as exported functions that are served: names in, names out."""
 
 from __future__ import annotations
 
@@ -30,6 +30,39 @@ _Answer = dict[str, tf.Tensor]
 
 _ALL = 2**31 - 1
 """Items wanted where nothing is said."""
+
+# Inputs of the signatures in their order, shared by both kinds of policy.
+_ITEM_HISTORY = tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY)
+_EXCLUDE = tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE)
+_CANDIDATES = tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES)
+_WISH = (
+    _EXCLUDE,
+    _CANDIDATES,
+    tf.TensorSpec([None, None], tf.string, name=serving.ALLOW_TAGS),
+    tf.TensorSpec([None], tf.int32, name=serving.NUM_WANTED),
+)
+_SERVE = (_ITEM_HISTORY, _EXCLUDE)
+_RECOMMEND = (_ITEM_HISTORY, *_WISH)
+_EXPLORE = (
+    _ITEM_HISTORY,
+    tf.TensorSpec([None], tf.string, name=serving.REQUEST_ID),
+    *_WISH,
+    tf.TensorSpec([None], tf.float32, name=serving.TEMPERATURE),
+    tf.TensorSpec([None], tf.float32, name=serving.EPSILON),
+)
+_SCORE = (_ITEM_HISTORY, _CANDIDATES)
+_EXAMPLES = (tf.TensorSpec([None], tf.string, name=serving.EXAMPLES),)
+_RETURN = (
+    tf.TensorSpec([None], tf.float32, name=serving.TARGET_RETURN),
+    tf.TensorSpec([None, None], tf.float32, name=serving.REWARD_HISTORY),
+)
+"""What a policy that is conditioned on a return takes after all others."""
+
+# What the inputs that may be left out are then.
+_NO_TEXT = tf.constant([[""]])
+_EVERY = tf.constant([_ALL], tf.int32)
+_NO_TARGET = tf.constant([math.nan])
+_NO_REWARD = tf.constant([[math.nan]])
 
 
 class Wish(NamedTuple):
@@ -96,14 +129,8 @@ class ServedPolicy(tf.Module):
         self.id_table = tf.lookup.StaticHashTable(to_id, default_value=self._num_items - 1)
         self.name_table = tf.lookup.StaticHashTable(to_name, default_value="")
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
-            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
-        ],
-    )
-    def serve(self, item_history: tf.Tensor, exclude: tf.Tensor = tf.constant([[""]])) -> dict[str, tf.Tensor]:
+    @tf.function(autograph=False, input_signature=_SERVE)
+    def serve(self, item_history: tf.Tensor, exclude: tf.Tensor = _NO_TEXT) -> dict[str, tf.Tensor]:
         """Recommends.
 
         Args:
@@ -116,23 +143,14 @@ class ServedPolicy(tf.Module):
         history, length = self._session(item_history)
         return self._answer(history, length, exclude)
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
-            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
-            tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES),
-            tf.TensorSpec([None, None], tf.string, name=serving.ALLOW_TAGS),
-            tf.TensorSpec([None], tf.int32, name=serving.NUM_WANTED),
-        ],
-    )
+    @tf.function(autograph=False, input_signature=_RECOMMEND)
     def recommend(
         self,
         item_history: tf.Tensor,
-        exclude: tf.Tensor = tf.constant([[""]]),
-        candidates: tf.Tensor = tf.constant([[""]]),
-        allow_tags: tf.Tensor = tf.constant([[""]]),
-        k: tf.Tensor = tf.constant([_ALL], tf.int32),
+        exclude: tf.Tensor = _NO_TEXT,
+        candidates: tf.Tensor = _NO_TEXT,
+        allow_tags: tf.Tensor = _NO_TEXT,
+        k: tf.Tensor = _EVERY,
     ) -> dict[str, tf.Tensor]:
         """Recommends under conditions, each of them for every row, or in one row for all.
 
@@ -149,27 +167,15 @@ class ServedPolicy(tf.Module):
         history, length = self._session(item_history)
         return self._choose(history, length, None, Wish(exclude, candidates, allow_tags, k))
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
-            tf.TensorSpec([None], tf.string, name=serving.REQUEST_ID),
-            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
-            tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES),
-            tf.TensorSpec([None, None], tf.string, name=serving.ALLOW_TAGS),
-            tf.TensorSpec([None], tf.int32, name=serving.NUM_WANTED),
-            tf.TensorSpec([None], tf.float32, name=serving.TEMPERATURE),
-            tf.TensorSpec([None], tf.float32, name=serving.EPSILON),
-        ],
-    )
+    @tf.function(autograph=False, input_signature=_EXPLORE)
     def explore(
         self,
         item_history: tf.Tensor,
         request_id: tf.Tensor,
-        exclude: tf.Tensor = tf.constant([[""]]),
-        candidates: tf.Tensor = tf.constant([[""]]),
-        allow_tags: tf.Tensor = tf.constant([[""]]),
-        k: tf.Tensor = tf.constant([_ALL], tf.int32),
+        exclude: tf.Tensor = _NO_TEXT,
+        candidates: tf.Tensor = _NO_TEXT,
+        allow_tags: tf.Tensor = _NO_TEXT,
+        k: tf.Tensor = _EVERY,
         temperature: tf.Tensor = tf.constant([1.0]),
         epsilon: tf.Tensor = tf.constant([0.0]),
     ) -> dict[str, tf.Tensor]:
@@ -189,13 +195,7 @@ class ServedPolicy(tf.Module):
         wish = Wish(exclude, candidates, allow_tags, k)
         return self._explored(history, length, None, wish, Chance(request_id, temperature, epsilon))
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
-            tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES),
-        ],
-    )
+    @tf.function(autograph=False, input_signature=_SCORE)
     def score_candidates(self, item_history: tf.Tensor, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores items.
 
@@ -209,7 +209,7 @@ class ServedPolicy(tf.Module):
         history, length = self._session(item_history)
         return self._scored(history, length, None, candidates)
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=serving.EXAMPLES)])
+    @tf.function(autograph=False, input_signature=_EXAMPLES)
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Recommends for tf.Examples; every input of `recommend` may be a feature, lists as long as they are.
 
@@ -362,21 +362,13 @@ class ReturnServedPolicy(ServedPolicy):
     far as they are known.
     """
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
-            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
-            tf.TensorSpec([None], tf.float32, name=serving.TARGET_RETURN),
-            tf.TensorSpec([None, None], tf.float32, name=serving.REWARD_HISTORY),
-        ],
-    )
+    @tf.function(autograph=False, input_signature=(*_SERVE, *_RETURN))
     def serve_return(
         self,
         item_history: tf.Tensor,
-        exclude: tf.Tensor = tf.constant([[""]]),
-        target_return: tf.Tensor = tf.constant([math.nan]),
-        reward_history: tf.Tensor = tf.constant([[math.nan]]),
+        exclude: tf.Tensor = _NO_TEXT,
+        target_return: tf.Tensor = _NO_TARGET,
+        reward_history: tf.Tensor = _NO_REWARD,
     ) -> dict[str, tf.Tensor]:
         """Recommends what brings a return.
 
@@ -392,86 +384,53 @@ class ReturnServedPolicy(ServedPolicy):
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._answer(history, length, exclude, condition)
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
-            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
-            tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES),
-            tf.TensorSpec([None, None], tf.string, name=serving.ALLOW_TAGS),
-            tf.TensorSpec([None], tf.int32, name=serving.NUM_WANTED),
-            tf.TensorSpec([None], tf.float32, name=serving.TARGET_RETURN),
-            tf.TensorSpec([None, None], tf.float32, name=serving.REWARD_HISTORY),
-        ],
-    )
+    @tf.function(autograph=False, input_signature=(*_RECOMMEND, *_RETURN))
     def recommend(
         self,
         item_history: tf.Tensor,
-        exclude: tf.Tensor = tf.constant([[""]]),
-        candidates: tf.Tensor = tf.constant([[""]]),
-        allow_tags: tf.Tensor = tf.constant([[""]]),
-        k: tf.Tensor = tf.constant([_ALL], tf.int32),
-        target_return: tf.Tensor = tf.constant([math.nan]),
-        reward_history: tf.Tensor = tf.constant([[math.nan]]),
+        exclude: tf.Tensor = _NO_TEXT,
+        candidates: tf.Tensor = _NO_TEXT,
+        allow_tags: tf.Tensor = _NO_TEXT,
+        k: tf.Tensor = _EVERY,
+        target_return: tf.Tensor = _NO_TARGET,
+        reward_history: tf.Tensor = _NO_REWARD,
     ) -> dict[str, tf.Tensor]:
         """Recommends under conditions what brings a return; see `ServedPolicy.recommend` and `serve_return`."""
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._choose(history, length, condition, Wish(exclude, candidates, allow_tags, k))
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
-            tf.TensorSpec([None], tf.string, name=serving.REQUEST_ID),
-            tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE),
-            tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES),
-            tf.TensorSpec([None, None], tf.string, name=serving.ALLOW_TAGS),
-            tf.TensorSpec([None], tf.int32, name=serving.NUM_WANTED),
-            tf.TensorSpec([None], tf.float32, name=serving.TEMPERATURE),
-            tf.TensorSpec([None], tf.float32, name=serving.EPSILON),
-            tf.TensorSpec([None], tf.float32, name=serving.TARGET_RETURN),
-            tf.TensorSpec([None, None], tf.float32, name=serving.REWARD_HISTORY),
-        ],
-    )
+    @tf.function(autograph=False, input_signature=(*_EXPLORE, *_RETURN))
     def explore(
         self,
         item_history: tf.Tensor,
         request_id: tf.Tensor,
-        exclude: tf.Tensor = tf.constant([[""]]),
-        candidates: tf.Tensor = tf.constant([[""]]),
-        allow_tags: tf.Tensor = tf.constant([[""]]),
-        k: tf.Tensor = tf.constant([_ALL], tf.int32),
+        exclude: tf.Tensor = _NO_TEXT,
+        candidates: tf.Tensor = _NO_TEXT,
+        allow_tags: tf.Tensor = _NO_TEXT,
+        k: tf.Tensor = _EVERY,
         temperature: tf.Tensor = tf.constant([1.0]),
         epsilon: tf.Tensor = tf.constant([0.0]),
-        target_return: tf.Tensor = tf.constant([math.nan]),
-        reward_history: tf.Tensor = tf.constant([[math.nan]]),
+        target_return: tf.Tensor = _NO_TARGET,
+        reward_history: tf.Tensor = _NO_REWARD,
     ) -> dict[str, tf.Tensor]:
         """Recommends with chance what brings a return; see `ServedPolicy.explore` and `serve_return`."""
         told = self._told(item_history, target_return, reward_history)
         wish = Wish(exclude, candidates, allow_tags, k)
         return self._explored(*told, wish, Chance(request_id, temperature, epsilon))
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY),
-            tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES),
-            tf.TensorSpec([None], tf.float32, name=serving.TARGET_RETURN),
-            tf.TensorSpec([None, None], tf.float32, name=serving.REWARD_HISTORY),
-        ],
-    )
+    @tf.function(autograph=False, input_signature=(*_SCORE, *_RETURN))
     def score_candidates(
         self,
         item_history: tf.Tensor,
         candidates: tf.Tensor,
-        target_return: tf.Tensor = tf.constant([math.nan]),
-        reward_history: tf.Tensor = tf.constant([[math.nan]]),
+        target_return: tf.Tensor = _NO_TARGET,
+        reward_history: tf.Tensor = _NO_REWARD,
     ) -> dict[str, tf.Tensor]:
         """Scores items by what brings a return; see `ServedPolicy.score_candidates` and `serve_return`."""
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._scored(history, length, condition, candidates)
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name=serving.EXAMPLES)])
+    @tf.function(autograph=False, input_signature=_EXAMPLES)
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Recommends for tf.Examples; see `ServedPolicy.serving_examples`."""
         parsed = self._parsed(examples)
@@ -517,79 +476,3 @@ def _few(name: str, shape: tf.Tensor) -> tf.Operation:
 def _wish(parsed: Mapping[str, tf.Tensor]) -> Wish:
     wanted = tf.cast(tf.clip_by_value(parsed[serving.NUM_WANTED], 0, _ALL), tf.int32)
     return Wish(parsed[serving.EXCLUDE], parsed[serving.CANDIDATES], parsed[serving.ALLOW_TAGS], wanted)
-
-
-_RANK_SIGNATURE = [
-    tf.TensorSpec([None, None], tf.int32, name="item_id"),
-    tf.TensorSpec([None, None], tf.bool, name="mask"),
-    tf.TensorSpec([], tf.bool, name="exclude_seen"),
-]
-
-
-class RankedPolicy(tf.Module):
-    """A policy as it is evaluated; exported beside the weights, so that an old model can be ranked when the code has moved on.
-
-    `rank` is what every export has had from the first on. A policy that is conditioned on a return has `rank_rewarded`, too, which
-    is told what the events brought; whoever loads an export takes it where it is there.
-
-    Args:
-        algorithm: The policy; its weights are read when `rank` is called, so one serves a model all through its training.
-        k: K.
-        head: What to rank by; None is the head that recommends.
-    """
-
-    CHUNK_STATES = 128
-    """States ranked at a time: few enough that a block of logits of a large catalogue stays near the processor."""
-
-    def __init__(self, algorithm: Algorithm, k: int, head: str | None = None):
-        super().__init__(name="ranked_policy")
-        self._algorithm = algorithm
-        self._k = k
-        self._head = head
-        self.weights = algorithm.trackable()
-        if algorithm.is_return_conditioned:
-            signature = [*_RANK_SIGNATURE, tf.TensorSpec([None, None], tf.float32, name="reward")]
-            self.rank_rewarded = tf.function(self._rank_rewarded, autograph=False, input_signature=signature)
-
-    def __call__(self, item_id: tf.Tensor, mask: tf.Tensor, exclude_seen: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-        """As `rank`, with the rewards [B, T] of the events for policies that look at them."""
-        if self._algorithm.is_return_conditioned:
-            return self.rank_rewarded(item_id, mask, exclude_seen, reward)
-        return self.rank(item_id, mask, exclude_seen)
-
-    @tf.function(autograph=False, input_signature=_RANK_SIGNATURE)
-    def rank(self, item_id: tf.Tensor, mask: tf.Tensor, exclude_seen: tf.Tensor) -> tf.Tensor:
-        """Ranks the catalogue before some of the steps of a batch.
-
-        Args:
-            item_id: int32 [B, T].
-            mask: bool [B, T], True for the M steps that are wanted.
-            exclude_seen: True takes the session's earlier items out.
-
-        Returns:
-            int32 [M, K] items, best first, in order of `tf.where(mask)`.
-        """
-        return self._rank(item_id, mask, exclude_seen, None)
-
-    def _rank_rewarded(self, item_id: tf.Tensor, mask: tf.Tensor, exclude_seen: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-        """As `rank`, of a policy that is asked for its default return and told the rewards, float32 [B, T], of the events."""
-        unsaid = tf.fill(tf.shape(item_id)[:1], math.nan)
-        return self._rank(item_id, mask, exclude_seen, Condition(unsaid, reward))
-
-    def _rank(self, item_id: tf.Tensor, mask: tf.Tensor, exclude_seen: tf.Tensor, condition: Condition | None) -> tf.Tensor:
-        state, history = self._algorithm.evaluation_states(item_id, mask, condition)
-        tables = self._algorithm.tables()
-        count = tf.shape(history)[0]
-        num_chunks = (count + self.CHUNK_STATES - 1) // self.CHUNK_STATES
-
-        def rank_chunk(number: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            rows = slice(number * self.CHUNK_STATES, tf.minimum((number + 1) * self.CHUNK_STATES, count))
-            part = tf.nest.map_structure(lambda tensor: tensor[rows], state)
-            # Padding excludes nothing.
-            excluded = tf.where(exclude_seen, history[rows], PAD_ITEM_ID)
-            ranking = self._algorithm.rank(part, history[rows], self._k, excluded, self._head, tables)
-            return number + 1, found.write(number, ranking.item_id)
-
-        parts = tf.TensorArray(tf.int32, size=num_chunks, infer_shape=False, element_shape=[None, self._k])
-        _, parts = tf.while_loop(lambda number, _: number < num_chunks, rank_chunk, (0, parts), parallel_iterations=1)
-        return parts.concat()

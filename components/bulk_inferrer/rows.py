@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.base import ComponentError
-from components.datasets.files import is_compressed, is_remote, list_files, open_log
+from components.datasets.files import list_files, open_log
+from components.datasets.lines import lines_of, ranges_of
 from components.trajectory_io import raw_records
 from models.frameworks import tf
 from schemas import serving, trajectory
 from schemas.request import Request, RequestFormatError, parse_request
 
-_RANGE_BYTES = 64 << 20
-"""Text is cut into parts of this size."""
 _ROWS_AT_A_TIME = 4096
 _MAX_VALUES = 10_000
 """Most values of a list of a request; one long history must not widen all that are asked for with it."""
@@ -77,11 +76,8 @@ def parts_of_files(path: str, key: str) -> list[Part]:
     for file in list_files([path], key):
         if file.path.endswith(".parquet"):
             found.append(Part(f"{next(number):05}", "parquet", file.path))
-        elif is_compressed(file.path) or is_remote(file.path) or file.num_bytes <= _RANGE_BYTES:
-            found.append(Part(f"{next(number):05}", "jsonl", file.path))
         else:
-            starts = range(0, file.num_bytes, _RANGE_BYTES)
-            found += [Part(f"{next(number):05}", "jsonl", file.path, start, start + _RANGE_BYTES) for start in starts]
+            found += [Part(f"{next(number):05}", "jsonl", file.path, part.begin, part.end) for part in ranges_of(file)]
     return found
 
 
@@ -137,21 +133,11 @@ def _sessions(part: Part, names: list[str], tells_rewards: bool) -> Iterator[Row
 
 
 def _json_lines(part: Part) -> Iterator[Row | BadRow]:
-    with open_log(part.path) as stream:
-        offset = part.begin
-        if part.begin:
-            stream.seek(part.begin - 1)
-            offset += len(stream.readline()) - 1
-        for line in stream:
-            if part.end is not None and offset >= part.end:
-                return
-            place, offset = offset, offset + len(line)
-            if not line.strip():
-                continue
-            try:
-                yield _row(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                yield BadRow(f"byte {place}", str(error), line[:_MAX_TEXT].decode(errors="replace").rstrip("\n"))
+    for place, line in lines_of(part.path, part.begin, part.end):
+        try:
+            yield _row(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            yield BadRow(f"byte {place}", str(error), line[:_MAX_TEXT].decode(errors="replace").rstrip("\n"))
 
 
 def _parquet(part: Part) -> Iterator[Row | BadRow]:

@@ -24,6 +24,7 @@ import pydantic
 from components.base import ComponentError
 from components.datasets.base import LogSource, SimulatedSource, Source, header_of, require_columns
 from components.datasets.files import LogFile, is_compressed, is_remote, list_files, open_log
+from components.datasets.lines import to_first_line
 from components.datasets.normalising import SCHEMA, Normalised, normalise
 from models.simulators.chance import NOISE, Chance
 from models.simulators.noise import AnyNoise
@@ -160,10 +161,7 @@ def _text(part: ReadRange, source: LogSource) -> Iterator[Block]:
 def _line_blocks(part: ReadRange) -> Iterator[tuple[int, bytes]]:
     """Blocks of whole lines with their offsets; a line belongs to the range in which it begins."""
     with open_log(part.path) as stream:
-        offset = part.start
-        if part.start:
-            stream.seek(part.start - 1)
-            offset += len(stream.readline()) - 1
+        offset = to_first_line(stream, part.start)
         rest = b""
         while part.end is None or offset < part.end:
             size = BLOCK_BYTES if part.end is None else min(BLOCK_BYTES, max(part.end - offset - len(rest), 1))

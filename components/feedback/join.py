@@ -21,8 +21,8 @@ import apache_beam as beam
 from components.artifacts import write_json
 from components.base import ComponentError, Context
 from components.beam_runner import beam_pipeline, report, reporting_to
+from components.datasets.lines import LineRange, line_ranges, lines_of
 from components.feedback.config import FeedbackConfig
-from components.feedback.lines import LineRange, line_ranges, lines_of
 from schemas import served_log, serving
 
 COUNTS_FILE = "_counts.json"
@@ -133,7 +133,7 @@ class ReadLines(beam.DoFn):
         samples: list[str] = []
         waiting: dict[int, list[_Line]] = {}
         try:
-            for offset, line in lines_of(part):
+            for offset, line in lines_of(part.path, part.begin, part.end):
                 counts[SERVED if is_served else READ] += 1
                 try:
                     key = self._request(line, is_served)

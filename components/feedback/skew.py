@@ -21,8 +21,8 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_p
 from components.artifacts import ANOMALIES_FILE, SCHEMA_FILE, STATISTICS_FILE, Artifact
 from components.base import ComponentError, Context
 from components.beam_runner import beam_pipeline
+from components.datasets.lines import LineRange, line_ranges, lines_of
 from components.feedback.config import SkewConfig
-from components.feedback.lines import LineRange, line_ranges, lines_of
 from components.tfdv import tfdv
 from components.trajectory_gen.vocabulary import ITEM, ITEMS_FILE
 from components.trajectory_io import parse, raw_records, shard_files
@@ -177,7 +177,7 @@ class ServedStates(beam.DoFn):
         names = self._shared.acquire(lambda: _Names(self._names), tag=self._names)
         last: list[str | None] = []
         lengths: list[int] = []
-        for offset, line in lines_of(part):
+        for offset, line in lines_of(part.path, part.begin, part.end):
             try:
                 history = [item for item in json.loads(line)[serving.ITEM_HISTORY] if item]
             except (ValueError, KeyError, TypeError, RecursionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,8 @@ class Scheduler:
         self._queues: dict[tuple[Any, ...], _Queue] = {}
         self._running = 0
         self._waiting = 0
-        self._alone = 0
+        # Numbers that no two requests share, for those that run alone.
+        self._alone = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         metrics.before_text.append(lambda: metrics.waiting.set(name, value=self._waiting))
 
@@ -80,7 +82,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         rows = _rows(signature, inputs) if self._config.batching else None
         entry = _Waiting(inputs, rows or 1, deadline, loop.create_future())
-        key = (id(servable), signature.name, *_kind(inputs)) if rows else (id(servable), next_number(self))
+        key = (id(servable), signature.name, *_kind(inputs)) if rows else (id(servable), next(self._alone))
         if key not in self._queues:
             # Wide rows are fewer: what runs together must fit into memory as what runs alone does.
             most = min(self._config.max_batch_size, max(1, self._config.max_request_values // _greatest_width(inputs)))
@@ -150,12 +152,6 @@ class Scheduler:
             else:
                 entry.future.set_result(answer)
         self._start(loop)
-
-
-def next_number(scheduler: Scheduler) -> int:
-    """A number that no other request has, for one that runs alone."""
-    scheduler._alone += 1
-    return scheduler._alone
 
 
 def _late() -> RequestError:

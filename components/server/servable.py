@@ -105,7 +105,7 @@ class Servable:
     def __init__(self, folder: Path, version: int):
         self.folder, self.version = folder, version
         graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph)
+        self._session: Any = tf.compat.v1.Session(graph=graph)
         try:
             with graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.loader.load(self._session, [_SERVE_TAG], str(folder))
@@ -116,7 +116,7 @@ class Servable:
             }
         except Exception as error:
             # TensorFlow and protobuf raise whatever they please on damaged files.
-            self._session.close()
+            _free(self._session)
             raise LoadError(f"{type(error).__name__}: {_first_line(error)}") from None
         self._closing = threading.Lock()
 
@@ -179,8 +179,22 @@ class Servable:
     def close(self) -> None:
         """Frees the memory; nothing may run any more."""
         with self._closing:
-            self._session.close()
-            self.signatures = {}
+            if self._session is not None:
+                _free(self._session)
+            self._session, self.signatures = None, {}
+
+
+def _free(session: Any) -> None:
+    """Closes a session and takes its graph apart.
+
+    A graph and its operations hold each other. Left whole, a version's graph would stay in memory until Python's collector comes
+    by, which it seldom does to what has lived for long, and a collection that is asked for holds up all requests.
+    """
+    from tensorflow.python.framework import ops
+
+    graph = session.graph
+    session.close()
+    ops.dismantle_graph(graph)
 
 
 def warmup_requests(folder: Path) -> Iterator[Any]:

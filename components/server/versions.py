@@ -180,11 +180,13 @@ class Versions:
         try:
             servable, count = await loop.run_in_executor(self._loader, _load_and_warm, folder, version)
         except LoadError as error:
+            # Whoever keeps an error keeps what its frames hold, the graph among it; a record of the log gets the text.
+            reason = str(error)
             self._failed[version] = fingerprint
-            self.states[version] = VersionState("END", str(error))
+            self.states[version] = VersionState("END", reason)
             self._metrics.load_failures.add(self._name)
             others = f"version {max(self._held)} goes on" if self._held else "no other is loaded"
-            log.error("version %d cannot be served: %s; %s", version, error, others)
+            log.error("version %d cannot be served: %s; %s", version, reason, others)
             return False
         self._failed.pop(version, None)
         self._held[version] = _Held(servable)

@@ -36,7 +36,7 @@ from models.losses.health import Q_BOUND, Q_SCALE
 from models.metrics.ranking import MAX_RANK, beyond_accuracy, sum_by_session
 from models.module import Module
 from models.optimizers import LazyAdam
-from models.serving import RankedPolicy
+from models.ranked_policy import RankedPolicy
 from models.user_model.imagination import Imagination
 from schemas.config import ConfigError
 

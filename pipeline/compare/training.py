@@ -19,8 +19,8 @@ from models.baselines import BASELINES
 from models.co_visitation import Neighbours
 from models.frameworks import keras, tf
 from models.metrics.ranking import MAX_RANK, RankedSteps, SessionSums, beyond_accuracy, sum_by_session, values_by_session
+from models.ranked_policy import RankedPolicy
 from models.ranking import draw
-from models.serving import RankedPolicy
 from models.simulators.rollout import Histories, HistoryPolicy, Recommend, Rollout, roll_out
 from models.simulators.session_shop import SessionShop
 from pipeline.compare.runs import RETURN, Play, Run

@@ -22,6 +22,7 @@ from components.bulk_inferrer.config import BulkInferrerConfig, InferenceConfig
 from components.bulk_inferrer.executor import execute
 from components.bulk_inferrer.job import Job, run
 from components.bulk_inferrer.rows import BadRow, Part, Row, batches, parts_of_files, read_part
+from components.datasets import lines as lines_module
 from models.frameworks import tf
 from pipeline.cli import app
 from schemas.request import Request
@@ -205,6 +206,17 @@ def test_ranges_of_a_file_hold_every_line_once(tmp_path: Path):
     for width in (1, 7, 100, size - 1, size):
         parts = [Part(str(start), "jsonl", str(path), start, start + width) for start in range(0, size, width)]
         assert [row for part in parts for row in read_part(part, [], False)] == whole
+
+
+def test_a_long_file_is_cut_and_what_is_compressed_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = b'{"item_history": []}\n' * 10
+    (tmp_path / "a.jsonl").write_bytes(content)
+    (tmp_path / "b.jsonl.gz").write_bytes(content)
+    monkeypatch.setattr(lines_module, "RANGE_BYTES", 100)
+    # 210 bytes are two ranges of 100 and one of 10; names go on counting.
+    found = [(part.name, Path(part.path).name, part.begin, part.end) for part in parts_of_files(str(tmp_path), "histories")]
+    cut = [("00000", "a.jsonl", 0, 100), ("00001", "a.jsonl", 100, 200), ("00002", "a.jsonl", 200, 300)]
+    assert found == [*cut, ("00003", "b.jsonl.gz", 0, None)]
 
 
 def test_many_values_in_one_list_are_no_request(tmp_path: Path):

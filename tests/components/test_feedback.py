@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from components.base import ComponentError
+from components.datasets import lines as lines_module
 from components.datasets.base import Columns
 from components.datasets.jsonl import JsonLinesConfig
 from components.datasets.reading import plan_ranges, read_range
-from components.feedback import lines as lines_module
 from components.feedback.config import FeedbackConfig, SkewConfig
 from components.feedback.join import join
 from components.feedback.skew import compare

@@ -22,7 +22,7 @@ from components.model_io import EVALUATION_FOLDER, LoadedModel, load_model, load
 from models.algorithms.base import Condition
 from models.frameworks import tf
 from models.metrics.ranking import MAX_RANK
-from models.serving import RankedPolicy
+from models.ranked_policy import RankedPolicy
 from pipeline.predict import PredictError, predict_lines, predict_one
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))

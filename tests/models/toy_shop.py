@@ -255,7 +255,7 @@ def rank_split(model: Any, examples: Artifact, split: str, folder: Path, protoco
     """Ranks a split under a model in memory."""
     from components.evaluation import Protocol, rank_model
     from models.metrics.ranking import MAX_RANK
-    from models.serving import RankedPolicy
+    from models.ranked_policy import RankedPolicy
 
     return rank_model(
         RankedPolicy(model.algorithm, MAX_RANK), model.vocabulary, examples, split, protocol or Protocol(), context(folder), items

@@ -20,8 +20,8 @@ from models.algorithms.base import Condition
 from models.algorithms.registry import ALGORITHMS
 from models.frameworks import tf
 from models.metrics.ranking import MAX_RANK, sum_by_session
+from models.ranked_policy import RankedPolicy
 from models.ranking import draw
-from models.serving import RankedPolicy
 from models.simulators.rollout import Visitors, roll_out
 from models.simulators.session_shop import SessionShop, SessionShopConfig
 from models.targets import copy_variables

@@ -1,5 +1,7 @@
 """The life of a real server: starting, new versions, damaged ones, being killed, ending."""
 
+import asyncio
+import gc
 import json
 import shutil
 import socket
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 
 from components.rollout import Rollout, write_rollout
+from components.server.metrics import Metrics
+from components.server.versions import Versions
 from models.frameworks import tf
 
 sys.path.append(str(Path(__file__).parent))
@@ -134,6 +138,47 @@ def test_a_damaged_version_leaves_the_old_one_in_place_and_the_log_says_why(mode
         shutil.rmtree(folder / "3")
         _add(model, folder, 3)
         helper.wait_for(lambda: server.versions().get(3) == "AVAILABLE")
+
+
+def _num_loaded() -> int:
+    """Graphs and sessions in memory."""
+    return sum(type(thing) in (tf.Graph, tf.compat.v1.Session) for thing in gc.get_objects())
+
+
+def test_memory_of_what_is_unloaded_or_cannot_be_loaded_does_not_wait_for_the_collector(model: Path, folder: Path):
+    async def num_loaded(expected: int) -> int:
+        """Asks for a while: the thread that frees it may be a moment late."""
+        end = time.monotonic() + 10
+        while (found := _num_loaded()) != expected and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        return found
+
+    async def live(before: int) -> None:
+        # A graph and a session.
+        one = before + 2
+        versions = Versions(folder, "toy", Metrics())
+        try:
+            await versions.refresh()
+            assert await num_loaded(one) == one
+            _add(model, folder, 2)
+            await versions.refresh()
+            assert versions.available == [2]
+            assert await num_loaded(one) == one
+            for version, damage in enumerate(DAMAGES, 3):
+                damage(_add(model, folder, version))
+                await versions.refresh()
+                assert versions.available == [2]
+                assert await num_loaded(one) == one, damage.__name__
+        finally:
+            await versions.close()
+        assert await num_loaded(before) == before
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(live(_num_loaded()))
+    finally:
+        gc.enable()
 
 
 def test_a_server_that_was_killed_while_it_loaded_starts_again(model: Path, folder: Path):
