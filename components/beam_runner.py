@@ -63,6 +63,24 @@ def reporting_to(task: Task) -> Iterator[str]:
         del _reporters[token]
 
 
+@contextlib.contextmanager
+def reporting_pipeline(context: Context, description: str, total: float, unit: str) -> Iterator[tuple[beam.Pipeline, str]]:
+    """A pipeline as `beam_pipeline` gives it, and the token with which its workers advance the one task that shows how far it is.
+
+    Args:
+        context: How Beam runs, where to report.
+        description: Of the task.
+        total: How much there is to do.
+        unit: Of what.
+    """
+    with (
+        context.progress.task(description, total, unit) as task,
+        reporting_to(task) as token,
+        beam_pipeline(context) as pipeline,
+    ):
+        yield pipeline, token
+
+
 def report(token: str, amount: float) -> None:
     """Advances the task behind a token, if it is in this process."""
     reporter = _reporters.get(token)
