@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from components.base import Context, Task
 
@@ -26,11 +26,6 @@ def runs_locally(options: PipelineOptions) -> bool:
     """True where workers share this machine's disk."""
     runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
     return runner in _LOCAL_RUNNERS
-
-
-def runs_in_process(options: PipelineOptions) -> bool:
-    """True where workers are threads of this process."""
-    return runs_locally(options) and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
 
 
 @contextlib.contextmanager
