@@ -235,7 +235,7 @@ def compile(
     from pipeline import kfp
     from pipeline.deployment import DeploymentConfig
     from pipeline.graph import step_names
-    from schemas.config import ConfigError, decode, load_plain
+    from schemas.config import ConfigError, decode, load_plain, override
 
     settings = load_pipeline(config, overrides)
     try:
@@ -243,7 +243,7 @@ def compile(
         given = {"image": image, "volume": volume}
         plain |= {key: value for key, value in given.items() if value is not None}
         if gpus is not None:
-            plain["resources"] = {**plain.get("resources", {}), "trainer": {**plain.get("resources", {}).get("trainer", {}), "gpus": gpus}}
+            override(plain, [f"resources.trainer.gpus={gpus}"])
         target = decode(DeploymentConfig, plain, str(deployment or "--image, --volume, --gpus"))
         kfp.compile_pipeline(settings, out, target)
     except (kfp.CompileError, ConfigError) as error:
