@@ -21,7 +21,6 @@ import argparse
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -151,7 +150,7 @@ def training(num_workers: int, items: int, seconds: float) -> None:
 
 def _together(workers: int, items: int, batches: int, seconds: float) -> dict[str, Any]:
     """Starts all workers; what the chief found."""
-    hosts = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+    hosts = [f"127.0.0.1:{port}" for port in _standalone().free_ports(workers)]
     processes = []
     for index in range(workers):
         told = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
@@ -222,16 +221,6 @@ def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def _child(*arguments: str) -> dict[str, Any]:
     return _answer(_start(*arguments))
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for found in sockets:
-        found.bind(("127.0.0.1", 0))
-    ports = [int(found.getsockname()[1]) for found in sockets]
-    for found in sockets:
-        found.close()
-    return ports
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from components.base import Context, Task
 
@@ -26,11 +26,6 @@ def runs_locally(options: PipelineOptions) -> bool:
     """True where workers share this machine's disk."""
     runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
     return runner in _LOCAL_RUNNERS
-
-
-def runs_in_process(options: PipelineOptions) -> bool:
-    """True where workers are threads of this process."""
-    return runs_locally(options) and options.view_as(DirectOptions).direct_running_mode != "multi_processing"
 
 
 @contextlib.contextmanager
@@ -61,6 +56,24 @@ def reporting_to(task: Task) -> Iterator[str]:
         yield token
     finally:
         del _reporters[token]
+
+
+@contextlib.contextmanager
+def reporting_pipeline(context: Context, description: str, total: float, unit: str) -> Iterator[tuple[beam.Pipeline, str]]:
+    """A pipeline as `beam_pipeline` gives it, and the token with which its workers advance the one task that shows how far it is.
+
+    Args:
+        context: How Beam runs, where to report.
+        description: Of the task.
+        total: How much there is to do.
+        unit: Of what.
+    """
+    with (
+        context.progress.task(description, total, unit) as task,
+        reporting_to(task) as token,
+        beam_pipeline(context) as pipeline,
+    ):
+        yield pipeline, token
 
 
 def report(token: str, amount: float) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from components.artifacts import Artifact, write_json
 from components.base import ComponentError, Context
-from components.beam_runner import beam_pipeline, report, reporting_to
+from components.beam_runner import report, reporting_pipeline
 from components.trajectory_io import raw_records, shard_files
 from models.frameworks import tf
 from models.ope.behaviour import Rounds
@@ -55,11 +55,7 @@ def read_log(examples: Artifact, max_sessions: int, context: Context) -> tuple[L
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     paths = [path for name in SPLITS for path in shard_files(examples, name)]
-    with (
-        context.progress.task("analyse", records, "records") as task,
-        reporting_to(task) as token,
-        beam_pipeline(context) as pipeline,
-    ):
+    with reporting_pipeline(context, "analyse", records, "records") as (pipeline, token):
         counted = (
             pipeline
             | "CreateShards" >> beam.Create(list(enumerate(paths)))

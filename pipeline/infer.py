@@ -61,12 +61,14 @@ def infer(histories: str, model: Path, out: Path, config: InferenceConfig, conte
 
 def _prepare(out: Path, scratch: Path, job: Mapping[str, Any]) -> None:
     """Makes the folder, or keeps what an earlier attempt at the same job left in it."""
-    others = [path.name for path in out.iterdir() if path.name != PARTS_FOLDER] if out.is_dir() else []
-    if others and not (scratch / JOB_FILE).is_file():
-        raise InferError(f"--out: {out} is not empty, it holds {', '.join(sorted(others)[:3])}")
     known = scratch / JOB_FILE
-    if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != json.loads(json.dumps(job)):
-        shutil.rmtree(scratch)
+    is_same = known.is_file() and json.loads(known.read_text(encoding="utf-8")) == json.loads(json.dumps(job))
+    others = [path.name for path in out.iterdir() if path.name != PARTS_FOLDER] if out.is_dir() else []
+    # Answers of another job, which was killed when it had begun to put them there, would stay among those of this one.
+    if others and not is_same:
+        raise InferError(f"--out: {out} is not empty, it holds {', '.join(sorted(others)[:3])}")
+    if not is_same:
+        shutil.rmtree(scratch, ignore_errors=True)
     write_json(known, job)
 
 

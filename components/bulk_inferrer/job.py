@@ -20,7 +20,7 @@ from apache_beam.utils.shared import Shared
 
 from components.artifacts import QUARANTINE_FILE, write_json
 from components.base import ComponentError, Context
-from components.beam_runner import beam_pipeline, report, reporting_to
+from components.beam_runner import report, reporting_pipeline
 from components.bulk_inferrer.config import InferenceConfig
 from components.bulk_inferrer.rows import BadRow, Part, Row, arrays_of, batches, item_names, num_records, read_part
 from components.bulk_inferrer.sinks import SINKS
@@ -95,11 +95,7 @@ def run(job: Job, scratch: Path, context: Context) -> Counts:
     done = [part for part in job.parts if _counts_file(scratch, part).is_file()]
     left = [part for part in job.parts if part not in done]
     if left:
-        with (
-            context.progress.task("recommend", len(left), "parts") as task,
-            reporting_to(task) as token,
-            beam_pipeline(context) as pipeline,
-        ):
+        with reporting_pipeline(context, "recommend", len(left), "parts") as (pipeline, token):
             failed = (
                 pipeline
                 | "CreateParts" >> beam.Create(left)

@@ -20,7 +20,7 @@ import apache_beam as beam
 
 from components.artifacts import write_json
 from components.base import ComponentError, Context
-from components.beam_runner import beam_pipeline, report, reporting_to
+from components.beam_runner import report, reporting_pipeline
 from components.datasets.lines import LineRange, line_ranges, lines_of
 from components.feedback.config import FeedbackConfig
 from schemas import served_log, serving
@@ -96,11 +96,7 @@ def _run(ranges: list[tuple[bool, LineRange]], folder: Path, config: FeedbackCon
     """Writes interactions and counts of all parts into a folder."""
     total = sum(part.weight for _, part in ranges)
     num_partitions = max(1, -(-total // _PARTITION_BYTES))
-    with (
-        context.progress.task("join logs", total, "bytes") as task,
-        reporting_to(task) as token,
-        beam_pipeline(context) as pipeline,
-    ):
+    with reporting_pipeline(context, "join logs", total, "bytes") as (pipeline, token):
         read = (
             pipeline
             | "CreateRanges" >> beam.Create(ranges)

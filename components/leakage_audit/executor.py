@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from components.artifacts import AUDIT_FILE, Artifact, write_json
 from components.base import ComponentError, Context, Properties
-from components.beam_runner import beam_pipeline, pipeline_options, report, reporting_to, runs_locally
+from components.beam_runner import pipeline_options, report, reporting_pipeline, runs_locally
 from components.leakage_audit.checks import Check, Evidence, Shared, audit
 from components.leakage_audit.config import LeakageAuditConfig
 from components.leakage_audit.findings import Keys, RecordBatch, SplitFindings, copy_keys
@@ -106,11 +106,7 @@ def _count(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     num_parts = -(-max(1, sum(written.values())) // _SESSIONS_OF_A_PART)
-    with (
-        context.progress.task("audit", sum(written.values()), "records") as task,
-        reporting_to(task) as token,
-        beam_pipeline(context) as pipeline,
-    ):
+    with reporting_pipeline(context, "audit", sum(written.values()), "records") as (pipeline, token):
         local = runs_locally(pipeline_options(context.beam_args))
         counter = CountShard(
             config.min_copied_events, num_items, bounds, _discount(examples), num_parts, str(spill) if local else None, token

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from components.artifacts import Artifact
 from components.base import ComponentError, Context, Properties
-from components.beam_runner import beam_pipeline, pipeline_options, report, reporting_to, runs_locally
+from components.beam_runner import pipeline_options, report, reporting_pipeline, runs_locally
 from components.neighbour_gen.config import NeighbourGenConfig
 from components.neighbours import write_neighbours
 from components.trajectory_gen.shuffle import BlockRef, store_blocks
@@ -46,11 +46,7 @@ def execute(
     for folder in (results, spill):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    with (
-        context.progress.task("count pairs", split["trajectories"], "sessions") as counting,
-        reporting_to(counting) as token,
-        beam_pipeline(context) as pipeline,
-    ):
+    with reporting_pipeline(context, "count pairs", split["trajectories"], "sessions") as (pipeline, token):
         local = runs_locally(pipeline_options(context.beam_args))
         counted = (
             pipeline

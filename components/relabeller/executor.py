@@ -13,7 +13,7 @@ import apache_beam as beam
 
 from components.artifacts import HISTORY_FILE, MANIFEST, Artifact, ArtifactError, open_artifact, write_json
 from components.base import ComponentError, Context, Properties
-from components.beam_runner import beam_pipeline, reporting_to
+from components.beam_runner import reporting_pipeline
 from components.model_io import read_model_config, save_model
 from components.relabeller.config import RelabellerConfig
 from components.relabeller.stages import RelabelShard
@@ -117,11 +117,8 @@ def _relabel(config: RelabellerConfig, examples: Artifact, outputs: Mapping[str,
     for path in (folder, results):
         path.mkdir(parents=True)
     sample = max(64, _SAMPLE // len(shards))
-    with (
-        context.progress.task("relabel returns", examples.properties["splits"]["train"]["trajectories"], "sessions") as task,
-        reporting_to(task) as token,
-        beam_pipeline(context) as pipeline,
-    ):
+    num_sessions = examples.properties["splits"]["train"]["trajectories"]
+    with reporting_pipeline(context, "relabel returns", num_sessions, "sessions") as (pipeline, token):
         discount = examples.properties["discount"]
         stage = RelabelShard(str(outputs["q_function"]), str(folder), discount, config.scores_at_once, sample, token)
         found = (

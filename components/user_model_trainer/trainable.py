@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from components.artifacts import Artifact
 from components.base import Context
+from components.judged_training import JudgedTrainable
 from components.reward_trainer.measuring import Measured, measure, part_of_eval
-from components.trainer.config import TrainingConfig
-from components.trainer.loop import make_optimizer
-from components.trainer.step import TrainStep
-from components.trajectory_io import Window
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
-from models.learner import Learner
-from models.module import Module
 from models.rewards.calibration import RewardSums
 from models.user_model.model import UserModel, as_leaving
 
@@ -28,34 +22,10 @@ LEAVING = "leaving/"
 """In front of the names of what is measured of leaving."""
 
 
-class TrainableUserModel:
-    """A user model with its compiled step; validated by its losses on half of the eval split's sessions.
-
-    Args:
-        model: What is trained; its variables exist.
-        config: How.
-    """
+class TrainableUserModel(JudgedTrainable[UserModel]):
+    """A user model; validated by its losses on half of the eval split's sessions."""
 
     section = "user_model_trainer"
-    context_steps = 1
-
-    def __init__(self, model: UserModel, config: TrainingConfig):
-        self._model = model
-        self._most_events = config.early_stopping.max_states
-        self.step: Any = TrainStep(model, partial(make_optimizer, config), config.xla)
-
-    @property
-    def learner(self) -> Learner:
-        return self._model
-
-    def modules(self) -> Mapping[str, Module]:
-        return {"model": self._model}
-
-    def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
-        self._model.adapt(batches)
-
-    def window(self, relabelled: Artifact) -> Window | None:
-        return None
 
     def validate(self, examples: Artifact, context: Context) -> dict[str, float]:
         losses = tf.function(self._sums, autograph=False, reduce_retracing=True)

@@ -67,7 +67,7 @@ class Standalone:
         self._slots = slots
         self._heap = heap_megabytes
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.rest_port, self._rpc_port, self.job_port, self._artifact_port, self.worker_port = _free_ports(5)
+        self.rest_port, self._rpc_port, self.job_port, self._artifact_port, self.worker_port = free_ports(5)
 
     @property
     def engine(self) -> dict[str, object]:
@@ -245,7 +245,8 @@ def running(jars: Path, folder: Path, num_task_managers: int = 2, slots: int = 1
         flink.stop()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on."""
     sockets = [socket.socket() for _ in range(count)]
     for found in sockets:
         found.bind(("127.0.0.1", 0))

@@ -176,16 +176,21 @@ class RowNoisePolicy(tf_policy.TFPolicy):
 # === Items ===
 
 
-class DQNAgentConfig(AgentConfig):
-    """Values of items."""
+class ItemValuesConfig(AgentConfig):
+    """What agents with values of items share."""
 
     actions: ClassVar[tuple[str, ...]] = ("items",)
 
-    name: Literal["dqn"] = "dqn"
     epsilon: float = pydantic.Field(default=0.1, ge=0.0, le=1.0)
     """Share of items shown that are any item."""
     target_share: float = pydantic.Field(default=0.05, gt=0.0, le=1.0)
     """How far the target network follows with every update."""
+
+
+class DQNAgentConfig(ItemValuesConfig):
+    """Values of items."""
+
+    name: Literal["dqn"] = "dqn"
 
     def make(self, world: World, shared: Any) -> Agent:
         width = shared.width if shared is not None else self.width
@@ -203,16 +208,10 @@ class DQNAgentConfig(AgentConfig):
         return Agent(made, made.collect_policy, made.policy)
 
 
-class C51AgentConfig(AgentConfig):
+class C51AgentConfig(ItemValuesConfig):
     """Distributions of the returns of items."""
 
-    actions: ClassVar[tuple[str, ...]] = ("items",)
-
     name: Literal["c51"] = "c51"
-    epsilon: float = pydantic.Field(default=0.1, ge=0.0, le=1.0)
-    """Share of items shown that are any item."""
-    target_share: float = pydantic.Field(default=0.05, gt=0.0, le=1.0)
-    """How far the target network follows with every update."""
     num_atoms: int = pydantic.Field(default=21, ge=2)
     """Returns that a distribution knows."""
     least: float = 0.0

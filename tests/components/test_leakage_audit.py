@@ -303,6 +303,16 @@ def test_a_split_by_hash_warns_that_time_does_not_divide_it(tmp_path: Path):
     assert set(found.values()) == {"passed"}
 
 
+def test_an_empty_split_does_not_hide_that_those_around_it_overlap(tmp_path: Path):
+    made = shop()
+    made.by = "session"
+    late = made.splits["train"][0]
+    late.times = [second + BEGINS["test"] - BEGINS["train"] + 200_000 for second in late.times]
+    made.splits["eval"] = []
+    (check, *_) = audited(tmp_path, made)["checks"]
+    assert (check["name"], check["status"], list(check["details"]["overlap_seconds"])) == ("time_order", "warned", ["train/test"])
+
+
 def test_what_a_split_borrows_from_the_next_is_told(tmp_path: Path):
     made = shop()
     reward_of_the_next_split(made)

@@ -1,7 +1,6 @@
 """Learning from estimated rewards: what is replaced, what moves what, and that every algorithm can."""
 
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,7 @@ toy = import_module("toy_shop")
 
 SMALL = FMConfig(width=6, unknown_rate=0.0)
 
-
-@pytest.fixture(autouse=True)
-def _eagerly() -> Iterator[None]:
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def _estimator() -> RewardEstimator:

@@ -1,7 +1,6 @@
 """The step that trains a model of users, and learning from what it imagines."""
 
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,7 @@ toy = users.toy
 
 ANY = UserModelConditionsConfig(max_calibration_error=None, min_explained=None, max_leaving_calibration_error=None, min_events=1)
 
-
-@pytest.fixture(autouse=True)
-def _eagerly() -> Iterator[None]:
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def _records(count: int, seed: int) -> list[Any]:

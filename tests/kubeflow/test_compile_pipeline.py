@@ -315,6 +315,14 @@ def test_a_deployment_that_cannot_be_is_refused(text: str, message: str, tmp_pat
     assert not (tmp_path / "out.yaml").exists()
 
 
+def test_accelerators_need_resources_that_are_keys(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text("resources:\n")
+    options = ["--deployment", str(tmp_path / "cluster.yaml"), "--gpus", "1", "--image", IMAGE, "--out", str(tmp_path / "out.yaml")]
+    answer = CliRunner().invoke(app, ["compile", *options])
+    assert answer.exit_code == 2
+    assert "resources.trainer.gpus=1: resources is None, not a group of keys" in answer.output
+
+
 def test_every_step_learns_its_run_from_the_pod_and_mounts_the_volume(quickstart: Path, tmp_path: Path) -> None:
     names = {f"exec-{kubeflow_name(name)}" for name in [*COMPONENTS, REPORT]}
     run_id = [{"name": "LONGPLAY_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}]

@@ -1,8 +1,8 @@
 """What docs/KUBEFLOW.md tells people to write, to type and to look for is there."""
 
-import importlib.util
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,6 @@ def commands(program: str) -> list[list[str]]:
     return [[word for word in shlex.split(line, comments=True) if word != "…"] for line in lines if line.startswith(program)]
 
 
-def script(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_deployment_of_the_guide_is_one() -> None:
     (text,) = [text for language, text in BLOCKS if language == "yaml"]
     deployment = decode(DeploymentConfig, yaml.safe_load(text.replace("2f9c…", "a" * 64)), "guide")
@@ -47,9 +38,9 @@ def test_the_deployment_of_the_guide_is_one() -> None:
     assert deployment.steps() == {"trainer", "trajectory_gen"}
 
 
-def test_the_submit_script_takes_the_commands_of_the_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_submit_script_takes_the_commands_of_the_guide(monkeypatch: pytest.MonkeyPatch, load_script: Callable[[str], Any]) -> None:
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", "https://kubeflow.example")
-    parser = script("kubeflow/submit_run.py")._parser()
+    parser = load_script("kubeflow/submit_run.py")._parser()
     found = [parser.parse_args(words[2:]) for words in commands("python kubeflow/submit_run.py")]
     assert [options.command.__name__ for options in found] == ["_run", "_schedule", "_follow"]
     assert (found[0].host, found[0].set, found[0].follow) == ("https://kubeflow.example/pipeline", ["trainer.max_epochs=5"], True)

@@ -119,7 +119,7 @@ from importlib import resources
 from pipeline.cache import code_digest
 from pipeline.pages import environment
 from pipeline.config import PipelineConfig
-from pipeline.cli import DEFAULT_CONFIG
+from pipeline.commands.common import DEFAULT_CONFIG
 from schemas.config import load
 from components.registry import COMPONENTS
 load(PipelineConfig, DEFAULT_CONFIG)

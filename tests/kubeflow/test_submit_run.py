@@ -1,6 +1,5 @@
 """Submitting with the real SDK to a small server: what is sent, what is said, and that no token is printed."""
 
-import importlib.util
 import json
 import os
 import socket
@@ -28,19 +27,9 @@ TOKEN = "eyJhbGciOi.secret-of-the-cluster"
 Submit = Callable[..., int]
 
 
-def _script() -> Any:
-    """The script as a module: the folder is no package, and must not be one."""
-    spec = importlib.util.spec_from_file_location("submit_run", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def script() -> Any:
-    return _script()
+def script(load_script: Callable[[str], Any]) -> Any:
+    return load_script("kubeflow/submit_run.py")
 
 
 @pytest.fixture(scope="module")

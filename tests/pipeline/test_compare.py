@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from components.base import SilentProgress
-from models.frameworks import tf
 from pipeline.cli import app
 from pipeline.compare import command
 from pipeline.compare.config import Comparison, load_comparison
@@ -32,12 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("root")
 
 
-@pytest.fixture(autouse=True)
-def eagerly() -> Iterator[None]:
-    """Steps op by op: a run of few steps takes less time than compiling them."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Trainings one after the other in one process: each as in a process of its own, and each measured with all its heads."""
 
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -43,14 +42,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
     counts = {"train": 32, "eval": 16, "test": 16}
     splits = {name: toy.successor_sessions(count, seed, least=toy.MAX_STEPS) for seed, (name, count) in enumerate(counts.items())}
     return toy.write_examples(folder / "examples", splits), toy.write_vocabulary(folder / "vocabulary", SHOP.item_names)
-
-
-@pytest.fixture
-def eagerly() -> Iterator[None]:
-    """Steps op by op: a run of few steps takes less time than compiling them."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def config(name: str, **changes: Any) -> Any:

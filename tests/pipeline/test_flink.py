@@ -1,12 +1,11 @@
 """The Beam passes on a standalone Flink: what it makes is what this process makes, also when a task manager is killed on the way."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,12 @@ TINY = ["trajectory_gen.dataset.num_events=4000", "trajectory_gen.dataset.shop={
 
 
 @pytest.fixture(scope="module")
-def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def flink(tmp_path_factory: pytest.TempPathFactory, load_script: Callable[[str], Any]) -> Iterator[Any]:
     """A standalone Flink with two task managers."""
     jars = os.environ.get("LONGPLAY_FLINK_JARS")
     if not jars:
         pytest.skip("LONGPLAY_FLINK_JARS names no folder of jars; `make test-flink` sets it")
-    spec = importlib.util.spec_from_file_location("standalone", ROOT / "kubeflow" / "flink" / "standalone.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("kubeflow/flink/standalone.py")
     with module.running(Path(jars), tmp_path_factory.mktemp("flink"), num_task_managers=2) as found:
         yield found
 

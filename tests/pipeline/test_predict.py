@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import _rewards, app
+from pipeline.cli import app
+from pipeline.commands.serving import _rewards
 from pipeline.predict import PredictError, find_model, predict_lines, predict_one
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))

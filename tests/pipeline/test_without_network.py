@@ -1,16 +1,18 @@
 """The local pipeline needs no network: it runs where the kernel refuses every socket."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.graph import step_names
+
+sys.path.append(str(Path(__file__).parents[1]))
+without_sockets = import_module("without_sockets")
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "without_sockets.py"
@@ -21,17 +23,9 @@ TINY = [
     "evaluator.num_resamples=20",
 ]
 
-
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("without_sockets", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-pytestmark = pytest.mark.skipif(not _script().is_supported(), reason="only Linux on x86_64 and aarch64 can refuse sockets to one process")
+pytestmark = pytest.mark.skipif(
+    not without_sockets.is_supported(), reason="only Linux on x86_64 and aarch64 can refuse sockets to one process"
+)
 
 WITNESS = """
 import socket

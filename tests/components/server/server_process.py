@@ -25,6 +25,8 @@ toy = import_module("toy_shop")
 REPOSITORY = Path(__file__).resolve().parents[3]
 NAMES = toy.item_names()
 K = 7
+SETTINGS = ("rest_port=0", "grpc_port=0", "poll_seconds=0.1")
+"""Any free ports, and no waiting."""
 
 
 def export_toy(folder: Path) -> Path:
@@ -83,8 +85,8 @@ class ServerProcess(Server):
 
     def __init__(self, folder: Path, *settings: str):
         super().__init__(folder)
-        arguments = ["serve", str(folder), "--embedded", "--set", "rest_port=0", "--set", "grpc_port=0", "--set", "poll_seconds=0.1"]
-        for setting in settings:
+        arguments = ["serve", str(folder), "--embedded"]
+        for setting in (*SETTINGS, *settings):
             arguments += ["--set", setting]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
         with open(self._log, "wb") as errors:
@@ -127,7 +129,7 @@ class ServerThread(Server):
         from pipeline.serve import server_config
 
         super().__init__(folder)
-        config = server_config(["rest_port=0", "grpc_port=0", "poll_seconds=0.1", *settings])
+        config = server_config([*SETTINGS, *settings])
         begun = threading.Event()
         self._failure: BaseException | None = None
         self._handler = logging.FileHandler(self._log)

@@ -1,7 +1,6 @@
 """Sessions of policies: what is kept of them, and what agents are given."""
 
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,11 @@ import numpy as np
 import pytest
 
 from models.agents.sessions import PlayedSessions, StepReplay, play_sessions
-from models.frameworks import tf
 
 sys.path.append(str(Path(__file__).parents[1] / "simulators"))
 toys = import_module("toy_worlds")
 
-
-@pytest.fixture(autouse=True)
-def _eagerly() -> Iterator[None]:
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def two_sessions() -> PlayedSessions:

@@ -1,7 +1,6 @@
 """Agents that learn from expected rewards: what is replaced, what moves what, and by how much targets vary."""
 
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -39,12 +38,7 @@ toys = import_module("toy_worlds")
 WORLDS = {"items": "session_shop", "numbers": "virtual_taobao"}
 CASES = [(name, kind) for name, agent in AGENTS.items() for kind in agent.actions]
 
-
-@pytest.fixture(autouse=True)
-def _eagerly() -> Iterator[None]:
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def world_of(simulator: Simulator) -> World:

@@ -1,7 +1,6 @@
 """Supervised advantage actor-critic: the advantage, the correction and the two phases."""
 
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -17,14 +16,6 @@ from models.sampling import Seed
 sys.path.append(str(Path(__file__).parent))
 slow = import_module("slow")
 toy = slow.toy
-
-
-@pytest.fixture
-def eagerly() -> Iterator[None]:
-    """Steps op by op: a few steps take less time than compiling them."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def _advantage(algorithm, logged: list[float], negatives: list[float]) -> list[float]:

@@ -1,7 +1,6 @@
 """Roll-outs of a user model with known answers, and the world that is made of it."""
 
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,7 @@ toy = users.toy
 STEP = tf.constant(3, tf.int64)
 MBPO = PlanningConfig(variant="mbpo")
 
-
-@pytest.fixture(autouse=True)
-def _eagerly() -> Iterator[None]:
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eagerly")
 
 
 def batch(rows: int = 1) -> Any:

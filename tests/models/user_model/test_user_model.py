@@ -1,7 +1,6 @@
 """The learned user model: what it is trained on, what its parts are worth, and what plans are made for."""
 
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,6 @@ users = import_module("toy_users")
 toy = users.toy
 
 STEP = tf.constant(3, tf.int64)
-
-
-@pytest.fixture
-def _eagerly() -> Iterator[None]:
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 # === Debiasing ===
@@ -157,7 +149,7 @@ def batch() -> Any:
 PARTS = {"next_item": "behaviour", "leaving": "leaving", "rewards": "rewards", "negatives": "rewards", "imputation": "imputation"}
 
 
-@pytest.mark.usefixtures("_eagerly")
+@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize("debiasing", ["none", "ips", "snips", "dr"])
 def test_every_part_of_the_loss_moves_its_own_model_alone(debiasing: str) -> None:
     model = users.fresh(debiasing=debiasing)
@@ -172,7 +164,7 @@ def test_every_part_of_the_loss_moves_its_own_model_alone(debiasing: str) -> Non
         assert reached == {PARTS[name]}, name
 
 
-@pytest.mark.usefixtures("_eagerly")
+@pytest.mark.usefixtures("eagerly")
 def test_weights_of_the_reward_loss_are_those_of_the_learned_behaviour() -> None:
     plain, weighted = users.fresh(num_negatives=0), users.fresh(debiasing="ips", num_negatives=0)
     logged = plain.losses(batch(), STEP, training=False)
@@ -188,7 +180,7 @@ def test_a_session_that_was_cut_off_has_not_left() -> None:
     assert as_leaving(batch()).reward.numpy().tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
 
 
-@pytest.mark.usefixtures("_eagerly")
+@pytest.mark.usefixtures("eagerly")
 def test_answers_are_those_of_the_parts() -> None:
     model = users.fresh()
     toy.shake(model)
