@@ -84,7 +84,9 @@ class Outcome(Module, ABC):
 
 
 class Classes(Outcome):
-    """K classes whose rewards are the mean rewards of the train split; outputs are logits against the first class.
+    """K classes whose rewards are the mean rewards of the train split; outputs are logits against the first class, beyond its prior.
+
+    An estimator that has learned nothing predicts the shares of the train split: rare classes would take many steps to become rare.
 
     E[r] = sum of p_k * level_k, which is exact where the reward depends on the state through its class alone. A class that the train
     split lacks is worth 0.
@@ -92,6 +94,7 @@ class Classes(Outcome):
     Attributes:
         level: [K] mean reward of each class.
         square: [K] mean of the squared reward.
+        prior: [K-1] logarithms of the classes' shares over that of the first one.
         temperature: Divides the logits; 1 until it is fitted.
         curves: Raises the mean probabilities; nothing else than the identity until it is fitted. None without `isotonic`.
     """
@@ -105,16 +108,16 @@ class Classes(Outcome):
         self.num_outputs = self.num_classes - 1
         self.level = tf.Variable(np.arange(self.num_classes), dtype=tf.float32, trainable=False)
         self.square = tf.Variable(np.arange(self.num_classes) ** 2, dtype=tf.float32, trainable=False)
+        self.prior = tf.Variable(np.zeros(self.num_classes - 1), dtype=tf.float32, trainable=False)
         self.temperature = TemperatureScaling(name="temperature", dtype="float32")
         self.curves = IsotonicCalibration(self.num_classes, name="curves", dtype="float32") if self._corrected_by == "isotonic" else None
         self.temperature.build((self.num_classes,))
         if self.curves is not None:
             self.curves.build((self.num_classes,))
 
-    @staticmethod
-    def logits(outputs: tf.Tensor) -> tf.Tensor:
+    def logits(self, outputs: tf.Tensor) -> tf.Tensor:
         """[..., K-1] -> [..., K]; that of the first class is 0."""
-        return tf.concat([tf.zeros_like(outputs[..., :1]), outputs], axis=-1)
+        return tf.concat([tf.zeros_like(outputs[..., :1]), outputs + self.prior], axis=-1)
 
     def loss(self, outputs: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         logits = self.logits(outputs)
@@ -168,6 +171,8 @@ class Classes(Outcome):
         if sums[0].sum():
             self.level.assign(sums[1] / np.maximum(sums[0], 1.0))
             self.square.assign(sums[2] / np.maximum(sums[0], 1.0))
+            # Half an event each, so that a class that never came is rare and not impossible.
+            self.prior.assign(np.log((sums[0, 1:] + 0.5) / (sums[0, 0] + 0.5)))
 
 
 class Binary(Classes):

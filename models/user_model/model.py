@@ -137,7 +137,7 @@ class UserModel(Learner):
         self.rewards.adapt(batches)
         if self.imputation is not None:
             self.imputation.adapt(batches)
-        # Of the classes "goes on" and "leaves" the rewards are 0 and 1 as they stand.
+        self.leaving.adapt(map(as_leaving, batches))
 
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         mask = self.behaviour.target_mask(batch)

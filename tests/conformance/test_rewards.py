@@ -257,6 +257,20 @@ def test_every_outcome_is_looked_at():
     assert {outcome for outcome, _ in LOOKS} == set(OUTCOMES)
 
 
+@pytest.mark.parametrize("outcome", ["binary", "role"])
+def test_what_has_learned_nothing_expects_the_shares_of_the_train_split(outcome: str):
+    estimator = fresh("fm", outcome=outcome, unknown_rate=0.0)
+    # One purchase beside four clicks, and a context that does not count.
+    rewards = [[0.2, 0.2, 1.0], [0.2, 0.2], [1.0, 0.2]]
+    estimator.adapt([toy.batch([[1, 2, 3], [4, 5], [6, 7]], rewards, num_context=[0, 0, 2])])
+    # Half an event is added to either side.
+    nothing = tf.zeros([1, 1, 1, estimator.outcome.num_outputs])
+    assert estimator.outcome.predict(nothing).probability.numpy()[0, 0] == pytest.approx([4.5 / 6.0, 1.5 / 6.0])
+    # The loss is that of these shares, too.
+    loss = estimator.outcome.loss(nothing[0], tf.constant([[1]]))
+    assert loss.numpy()[0, 0] == pytest.approx(np.log(6.0 / 1.5))
+
+
 @pytest.mark.parametrize("name", REWARDS)
 def test_classes_are_worth_what_they_paid_in_the_train_split(name: str):
     rewards = [[0.1, 0.3, 1.0], [2.0, 0.2]]

@@ -199,6 +199,15 @@ def test_answers_are_those_of_the_parts() -> None:
     assert np.exp(ranking.score.numpy()).sum(axis=1) == pytest.approx([1.0] * 3, abs=1e-4)
 
 
+def test_what_has_learned_nothing_expects_sessions_to_end_as_often_as_they_did() -> None:
+    model = users.fresh()
+    model.adapt([batch()])
+    # Of eight targets two end their sessions; half an event on either side.
+    nothing = tf.zeros([1, 1, 1, 1])
+    assert model.leaving.outcome.predict(nothing).mean.numpy().item() == pytest.approx(2.5 / 9.0)
+    assert model.leaving.outcome.level.numpy() == pytest.approx([0.0, 1.0])
+
+
 def test_outcomes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match=r"rewards\.outcome: expected continuous, found role"):
         UserModelConfig(rewards=FMConfig())
