@@ -279,7 +279,7 @@ class TrainingLoop:
 
     Interrupted at any point and started again with the same scratch folder, it goes on from its last checkpoint: weights,
     optimiser, random generators, place in the data. Of several workers all do the same steps; the chief alone ranks, decides and
-    writes.
+    writes. With parameter servers the chief alone has a loop.
 
     Args:
         trainee: What is trained.

@@ -213,3 +213,14 @@ def test_the_batches_of_a_lost_worker_are_done_when_it_is_back(folder: Path) -> 
     assert job.wait_for_chief() == 0, job.log(0) + job.log(1)
     assert "resumed" not in job.log(0)
     assert [row["step"] for row in job.history()["epochs"]] == [3 * epoch for epoch in range(1, 9)]
+
+
+@pytest.mark.slow
+def test_two_workers_do_every_batch_of_a_pass_once_and_learn(folder: Path) -> None:
+    job = jobs.Job(folder / "two", 2, num_servers=2)
+    job.start()
+    assert job.wait_for_chief() == 0, job.log(0) + job.log(1) + job.log(2)
+    history = job.history()
+    assert [row["step"] for row in history["epochs"]] == [3 * epoch for epoch in range(1, 9)]
+    # One process alone gets from 0.18 to 0.26; which steps meet is chance.
+    assert history["epochs"][-1]["ndcg@10"] > history["epochs"][0]["ndcg@10"] + 0.02

@@ -211,3 +211,10 @@ def test_steps_and_target_networks_move_shards_as_they_move_tables(tmp_path: Any
     for found, expected in zip(fresh.variables, optimizers[0].variables, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=expected.name)
     assert max(np.abs(variable.numpy()).max() for variable in fresh.variables[2:]) > 1e-3
+    # And what one process wrote is read into shards.
+    written = tf.train.Checkpoint(optimizer=optimizers[0]).write(str(tmp_path / "whole"))
+    again = LazyAdam(0.01)
+    again.build(cut.trainable_variables)
+    tf.train.Checkpoint(optimizer=again).read(written).assert_existing_objects_matched()
+    for found, expected in zip(again.variables, optimizers[0].variables, strict=True):
+        np.testing.assert_array_equal(tf.convert_to_tensor(found), expected, err_msg=expected.name)
