@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from models.frameworks import tf
+from models.sharding import whole
 
 
 class Module:
@@ -26,14 +27,17 @@ class Module:
                 yield from _owned(name, value)
 
     def named_variables(self, prefix: str = "") -> dict[str, tf.Variable]:
-        """All variables by a path that depends on attributes alone, so it is the same in every process."""
+        """All variables by a path that depends on attributes alone, so it is the same in every process.
+
+        A table in shards is one variable here; `variables` has its shards.
+        """
         named: dict[str, tf.Variable] = {}
         for path, child in self.children():
             here = f"{prefix}{path}"
             if isinstance(child, Module):
                 named.update(child.named_variables(f"{here}/"))
             else:
-                variables = _variables(child, "variables")
+                variables = whole(_variables(child, "variables"))
                 named.update({f"{here}/{number}": variable for number, variable in enumerate(variables)})
         return named
 

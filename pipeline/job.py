@@ -77,10 +77,10 @@ def prepare(
         raise ConfigError(f"--root {root}: no such folder; on a cluster, a volume must be mounted there")
     declaration = COMPONENTS[component]
     cluster = read_cluster(os.environ)
-    if cluster.num_workers > 1 and not declaration.several_workers:
-        raise ConfigError(f"{VARIABLE}: {component} is done by one process, not by {cluster.num_workers}")
-    if cluster.num_workers > 1 and not run_id:
-        raise ConfigError(f"{VARIABLE}: {cluster.num_workers} workers need one name for what they do together: --run-id")
+    if cluster.num_processes > 1 and not declaration.several_workers:
+        raise ConfigError(f"{VARIABLE}: {component} is done by one process, not by {cluster.num_processes}")
+    if cluster.num_processes > 1 and not run_id:
+        raise ConfigError(f"{VARIABLE}: {cluster.num_processes} processes need one name for what they do together: --run-id")
     base = Path(root or ".").resolve()
     kept = Path(scratch).absolute() if scratch else base / "scratch" if root else None
     return Job(

@@ -1,6 +1,7 @@
 """TF_CONFIG: how TensorFlow tells the processes of one training who they are, and how to make it where nobody sets it.
 
     {"cluster": {"worker": ["host-0:2222", "host-1:2222"]}, "task": {"type": "worker", "index": 1}}
+    {"cluster": {"chief": ["host-0:2222"], "worker": [...], "ps": ["host-3:2222"]}, "task": {"type": "ps", "index": 0}}
 
 Kubeflow's TFJob sets it. Kubeflow Trainer v2 does not; there it follows from what an indexed Kubernetes job and its JobSet say of a
 pod.
@@ -29,12 +30,19 @@ class Cluster:
     """The processes that train one model together.
 
     Attributes:
-        num_workers: How many they are.
-        index: Which of them this one is, from 0; 0 is the chief.
+        num_workers: How many compute gradients. The chief is one of them, unless there are parameter servers.
+        index: Which of all processes this one is, from 0: the chief, the workers, the parameter servers.
+        num_servers: How many parameter servers there are; with them the chief comes beside the workers.
     """
 
     num_workers: int = 1
     index: int = 0
+    num_servers: int = 0
+
+    @property
+    def num_processes(self) -> int:
+        """All of them together."""
+        return self.num_workers + (1 + self.num_servers if self.num_servers else 0)
 
     @property
     def is_chief(self) -> bool:
@@ -58,19 +66,23 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
         kind, index = str(task.get("type", "worker")), int(task.get("index", 0))
     except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"{VARIABLE}: not what TensorFlow takes: {error}") from None
-    others = sorted(set(jobs) - {"chief", "worker"})
+    others = sorted(set(jobs) - {"chief", "worker", "ps"})
     if others:
-        raise ConfigError(f"{VARIABLE}: no part here for {', '.join(others)}; all processes are workers, one of them the chief")
-    chiefs, workers = jobs.get("chief", []), jobs.get("worker", [])
-    if not chiefs and not workers:
+        raise ConfigError(f"{VARIABLE}: no part here for {', '.join(others)}; known: chief, worker, ps")
+    chiefs, workers, servers = jobs.get("chief", []), jobs.get("worker", []), jobs.get("ps", [])
+    if not chiefs and not workers and not servers:
         return Cluster()
     if len(chiefs) > 1:
         raise ConfigError(f"{VARIABLE}: {len(chiefs)} chiefs, expected one")
+    if servers and not (chiefs and workers):
+        raise ConfigError(
+            f"{VARIABLE}: parameter servers need one chief and at least one worker, found {len(chiefs)} chiefs and {len(workers)} workers"
+        )
     if kind not in jobs or not 0 <= index < len(jobs[kind]):
         known = ", ".join(f"{job} 0 to {len(addresses) - 1}" for job, addresses in jobs.items())
         raise ConfigError(f"{VARIABLE}: this is {kind} {index}, the cluster has {known}")
-    place = index + (len(chiefs) if kind == "worker" else 0)
-    return Cluster(len(chiefs) + len(workers), place)
+    place = index + {"chief": 0, "worker": len(chiefs), "ps": len(chiefs) + len(workers)}[kind]
+    return Cluster(len(workers) + (0 if servers else len(chiefs)), place, len(servers))
 
 
 def derive(environment: Mapping[str, str], port: int = PORT) -> dict[str, Any] | None:

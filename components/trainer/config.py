@@ -84,5 +84,9 @@ class TrainerConfig(TrainingConfig):
     """The rewards that are learned from."""
     imagination: ImaginationConfig | None = None
     """Short roll-outs of the model of `user_model_trainer` in every batch, for algorithms that learn values; such as {share: 0.2}."""
+    strategy: Literal["auto", "mirrored", "parameter_server"] = "auto"
+    """How several processes train, which TF_CONFIG names. mirrored: every worker holds the model, and all of them take one step
+    together. parameter_server: item tables lie in shards on parameter servers, and every worker takes steps of its own. auto goes by
+    whether TF_CONFIG names parameter servers. One process alone trains as ever."""
     warm_start_from: str | None = None
     """Start from an earlier model: a model artifact's folder, or `latest_blessed`. Items are matched by name."""

@@ -22,7 +22,7 @@ def execute(
     config: TrainerConfig, inputs: Mapping[str, Artifact], outputs: Mapping[str, Path], context: Context
 ) -> Mapping[str, Properties]:
     """Runs the step; see `components.base.Execute`. Of several workers the chief alone fills the folders."""
-    workers = Workers.from_environment()
+    workers = Workers.from_environment(config.strategy)
     # Not before: workers are joined before TensorFlow computes anything, and modules of models compute when they are imported.
     from components.model_io import save_model
     from components.neighbours import read_neighbours

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.artifacts import Artifact, open_artifact
 from components.base import Context
@@ -19,6 +21,9 @@ from models.algorithms.base import Algorithm
 from models.co_visitation import Neighbours
 from models.targets import copy_variables
 from schemas.config import ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -78,18 +83,30 @@ def fit(
     model_config = ModelConfig(algorithm=config.algorithm, network=config.network, max_steps=examples.properties["max_length"])
     with frameworks(config):
         # Nothing else stands in the scope, because what is made there is made on all workers.
-        with workers.scope():
+        with nullcontext() if workers.is_sharded else workers.scope():
             algorithm = build_model(model_config, items, config.seed, neighbours)
         base = open_artifact(config.warm_start_from) if config.warm_start_from not in (None, "latest_blessed") else latest
         started_from = warm_start(algorithm, load_model(base), items) if config.warm_start_from and base is not None else None
         rewards = estimated_rewards(config.reward, algorithm, items, examples, config.seed, reward_model)
         imagination = imagination_of(config, algorithm, items, examples, user_model)
+        twin = _twin_of(algorithm, config, model_config, items, workers)
         with workers.scope():
-            trainable = Trainable(LoadedModel(algorithm, model_config, items), config, rewards, imagination, workers)
+            trainable = Trainable(LoadedModel(algorithm, model_config, items), config, rewards, imagination, workers, twin)
         with workers.explained():
             state = TrainingLoop(trainable, config, examples, context, logs, relabelled, workers).run()
-    if config.mixed_precision or workers.strategy is not None:
+    if config.mixed_precision or (workers.strategy is not None and not workers.is_sharded):
         # Evaluated in the precision it is served in, and by one process.
         trained, algorithm = algorithm, build_model(model_config, items, config.seed)
         copy_variables(trained, algorithm)
     return Fitted(algorithm, model_config, trainable.num_parameters, state, started_from)
+
+
+def _twin_of(algorithm: Algorithm, config: TrainerConfig, model_config: ModelConfig, items: pa.Table, workers: Workers) -> Algorithm | None:
+    """The model on the parameter servers, if there are any."""
+    if not workers.is_sharded:
+        return None
+    from components.trainer.parameter_servers import ParameterServers, check_fits
+
+    assert isinstance(workers, ParameterServers)
+    check_fits(config, algorithm)
+    return workers.twin_of(algorithm, lambda: build_model(model_config, items, config.seed))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from models.metrics.ranking import MAX_RANK, beyond_accuracy, sum_by_session
 from models.module import Module
 from models.optimizers import LazyAdam
 from models.ranked_policy import RankedPolicy
+from models.targets import copy_variables
 from models.user_model.imagination import Imagination
 from schemas.config import ConfigError
 
@@ -83,6 +85,7 @@ class Trainable:
         rewards: Where its rewards come from; None for the logs.
         imagination: What it learns from beside the logs; None for nothing.
         workers: The processes that train it; their variables were made in `workers.scope`, and so must this be.
+        twin: The model on parameter servers, which is what is trained then; `model` follows whenever it is ranked.
     """
 
     section = "trainer"
@@ -94,12 +97,14 @@ class Trainable:
         rewards: EstimatedRewards | None = None,
         imagination: Imagination | None = None,
         workers: Workers | None = None,
+        twin: Algorithm | None = None,
     ):
         self.model = model
+        self._twin = twin
         self._config = config
         self._rewards = rewards
         held = rewards.held(model.algorithm) if rewards else ()
-        step: Any = TrainStep(model.algorithm, partial(make_optimizer, config), config.xla, held, workers)
+        step: Any = TrainStep(twin or model.algorithm, partial(make_optimizer, config), config.xla, held, workers)
         if imagination is not None:
             step = ImaginedStep(imagination, model.algorithm, step)
         self.step: Any = rewards.around(step, partial(make_optimizer, config)) if rewards else step
@@ -119,13 +124,15 @@ class Trainable:
         return self._config.network.window or 1
 
     def modules(self) -> Mapping[str, Module]:
-        return {"model": self.algorithm, **(self._rewards.modules() if self._rewards else {})}
+        return {"model": self._twin or self.algorithm, **(self._rewards.modules() if self._rewards else {})}
 
     def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
         if self._rewards:
             self._rewards.adapt(self.algorithm, batches)
         else:
             self.algorithm.adapt(batches)
+            if self._twin is not None:
+                copy_variables(self.algorithm, self._twin)
 
     def window(self, relabelled: Artifact) -> Window | None:
         algorithm = self._config.algorithm
@@ -140,6 +147,8 @@ class Trainable:
         return Window(algorithm.context_length, mine)
 
     def validate(self, examples: Artifact, context: Context) -> dict[str, float]:
+        if self._twin is not None:
+            copy_variables(self._twin, self.algorithm)
         protocol = Protocol(max_states=self._config.early_stopping.max_states)
         ranked = rank_model(self.ranked, self.model.vocabulary, examples, "eval", protocol, context)
         # What everybody is shown says early that a policy collapses, while accuracy still holds.
@@ -270,7 +279,7 @@ class TrainingLoop:
 
     Interrupted at any point and started again with the same scratch folder, it goes on from its last checkpoint: weights,
     optimiser, random generators, place in the data. Of several workers all do the same steps; the chief alone ranks, decides and
-    writes.
+    writes. With parameter servers the chief alone has a loop.
 
     Args:
         trainee: What is trained.
@@ -334,6 +343,9 @@ class TrainingLoop:
                     self._validate()
                     self._save()
             except (KeyboardInterrupt, SystemExit):
+                # What is handed out is learned from, though nobody looks at its losses.
+                done = self._workers.settle()
+                state.batch, state.step = state.batch + done, state.step + done
                 self._save()
                 raise
         if self._workers.is_chief:
@@ -359,13 +371,9 @@ class TrainingLoop:
             batches = epoch_batches(self._files, config.batch_size, config.seed, state.epoch, round_steps, self._window)
             iterator = iter(batches.skip(state.batch))
         meter = _Meter()
-        while config.max_steps is None or state.step < config.max_steps:
-            begun = time.monotonic()
-            batch = next(iterator, None)
-            if batch is None:
-                break
-            meter.waited += time.monotonic() - begun
-            losses, health, targets = self._step(self._workers.share(batch), state.step)
+        numbers = iter(range(state.step, config.max_steps) if config.max_steps is not None else count(state.step))
+        done = self._workers.results(self._step, _timed(iterator, lambda: meter), numbers, self._is_checkpoint_due)
+        for batch, (losses, health, targets), is_settled in done:
             values = {name: float(value) for name, value in losses.items()}
             if not all(math.isfinite(value) for value in values.values()):
                 self._stop_on_nan(batch, values)
@@ -381,12 +389,15 @@ class TrainingLoop:
             if meter.elapsed() > _LOG_EVERY_SECONDS:
                 self._log(meter)
                 meter = _Meter()
-            done = batch.item_id.shape[0] if self._window is None else tf.reduce_sum(batch.length - batch.num_context)
-            task.advance(int(done), f"epoch {state.epoch + 1}, loss {sum(values.values()):.3f}")
-            if time.monotonic() - self._saved_at > config.checkpoint_every_seconds:
+            amount = batch.item_id.shape[0] if self._window is None else tf.reduce_sum(batch.length - batch.num_context)
+            task.advance(int(amount), f"epoch {state.epoch + 1}, loss {sum(values.values()):.3f}")
+            if is_settled and self._is_checkpoint_due():
                 self._save()
         if meter.batches:
             self._log(meter)
+
+    def _is_checkpoint_due(self) -> bool:
+        return time.monotonic() - self._saved_at > self._config.checkpoint_every_seconds
 
     def _validate(self) -> None:
         """Measures on the eval split, keeps the weights if they are the best, and decides whether to go on."""
@@ -471,6 +482,17 @@ class TrainingLoop:
             f"loss is not finite: {bad} at epoch {self.state.epoch + 1}, batch {self.state.batch} (step {self.state.step}); "
             f"{cause}. The batch is kept in {path}"
         )
+
+
+def _timed(batches: Iterator[TrajectoryBatch], meter: Callable[[], _Meter]) -> Iterator[TrajectoryBatch]:
+    """The batches; how long each was waited for goes to the meter of the time."""
+    while True:
+        begun = time.monotonic()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        meter().waited += time.monotonic() - begun
+        yield batch
 
 
 class _Meter:

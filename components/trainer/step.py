@@ -51,6 +51,8 @@ class TrainStep:
             optimizer = self.optimizers[phase.optimizer]
             if workers is None or workers.strategy is None:
                 self._updates[phase.name] = _update(learner, phase, variables, optimizer, xla)
+            elif workers.is_sharded:
+                self._updates[phase.name] = _update_far(learner, phase, variables, optimizer, workers)
             else:
                 self._updates[phase.name] = _update_together(learner, phase, variables, optimizer, workers)
 
@@ -62,12 +64,32 @@ class TrainStep:
             step: Number of the training step.
             weight: [B, T] what each step counts; None counts all alike.
         """
-        update = self._updates[self._learner.phase(step).name]
-        result: StepResult = update(batch, tf.constant(step, tf.int64), weight)
+        update, arguments = self.update(batch, step)
+        result: StepResult = update(*arguments, weight)
         return result
+
+    def update(self, batch: TrajectoryBatch, step: int) -> tuple[Any, tuple[Any, ...]]:
+        """The compiled function of a training step and what it is called with, for whoever calls it elsewhere."""
+        return self._updates[self._learner.phase(step).name], (batch, tf.constant(step, tf.int64))
 
 
 def _update(learner: Learner, phase: Phase, variables: list[tf.Variable], optimizer: Optimizer, xla: bool) -> Any:
+    update = _plain_update(learner, phase, variables, optimizer, xla)
+    return tf.function(update, autograph=False, reduce_retracing=not xla)
+
+
+def _update_far(learner: Learner, phase: Phase, variables: list[tf.Variable], optimizer: Optimizer, workers: Workers) -> Any:
+    """The same for a worker that has no variables of its own: what moves a variable is computed where it lies."""
+    update = _plain_update(learner, phase, variables, optimizer, xla=False)
+
+    def on_a_worker(batch: TrajectoryBatch, step: tf.Tensor) -> tuple[Any, ...]:
+        result: tuple[Any, ...] = workers.run(update, batch, step, None)
+        return result
+
+    return tf.function(on_a_worker, autograph=False, reduce_retracing=True)
+
+
+def _plain_update(learner: Learner, phase: Phase, variables: list[tf.Variable], optimizer: Optimizer, xla: bool) -> Callable[..., Any]:
     def gradients(batch: TrajectoryBatch, step: tf.Tensor, weight: tf.Tensor | None) -> tuple[Any, ...]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
@@ -87,7 +109,7 @@ def _update(learner: Learner, phase: Phase, variables: list[tf.Variable], optimi
         learner.after_update(step)
         return parts, health, targets
 
-    return tf.function(update, autograph=False, reduce_retracing=not xla)
+    return update
 
 
 def _update_together(learner: Learner, phase: Phase, variables: list[tf.Variable], optimizer: Optimizer, workers: Workers) -> Any:

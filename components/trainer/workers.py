@@ -1,4 +1,4 @@
-"""Several processes that train one model, or the one that usually does.
+"""Several processes that train one model, or the one that usually does; for parameter servers see `parameter_servers`.
 
 Every worker computes the gradients of its share of each batch, and all of them add up what they found, so that all hold the same
 weights; that is TensorFlow's MultiWorkerMirroredStrategy. The batches are those of a training alone, divided by rows, and the losses
@@ -9,14 +9,15 @@ chief decides and writes, nobody else does.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from components.base import ComponentError
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
-from schemas.tf_config import Cluster, read_cluster
+from schemas.config import ConfigError
+from schemas.tf_config import VARIABLE, Cluster, read_cluster
 
 _PLACES = ("Graph execution error", "Detected at node", "File ", "<stack traces", "[[")
 """How lines begin with which TensorFlow says where in a graph an error occurred."""
@@ -31,6 +32,9 @@ class Workers:
         cluster: How many they are, and which this is.
     """
 
+    is_sharded = False
+    """True where item tables lie on parameter servers."""
+
     def __init__(self, cluster: Cluster | None = None):
         self.cluster = cluster or Cluster()
         self.strategy: Any = None
@@ -43,9 +47,22 @@ class Workers:
                 )
 
     @classmethod
-    def from_environment(cls) -> Workers:
-        """Those that TF_CONFIG tells of."""
-        return cls(read_cluster(os.environ))
+    def from_environment(cls, strategy: str = "auto") -> Workers:
+        """Those that TF_CONFIG tells of; a process that only serves the chief does so here, until it is ended.
+
+        Args:
+            strategy: `trainer.strategy`.
+
+        Raises:
+            ConfigError: TF_CONFIG names processes that the strategy has no part for.
+        """
+        cluster = read_cluster(os.environ)
+        check_strategy(strategy, cluster)
+        if not cluster.num_servers:
+            return cls(cluster)
+        from components.trainer.parameter_servers import ParameterServers, serve
+
+        return ParameterServers(cluster) if cluster.is_chief else serve()
 
     @property
     def is_chief(self) -> bool:
@@ -80,6 +97,30 @@ class Workers:
             return value
         return tf.reduce_max(tf.distribute.get_replica_context().all_gather(tf.identity(value)[None], axis=0))
 
+    def results(
+        self, step: Any, batches: Iterator[TrajectoryBatch], numbers: Iterator[int], holds: Callable[[], bool]
+    ) -> Iterator[tuple[TrajectoryBatch, Any, bool]]:
+        """Takes training steps.
+
+        Args:
+            step: A `TrainStep` or what stands for one.
+            batches: Those of a pass.
+            numbers: Of the steps; there is none beyond the last.
+            holds: True where no batch is to be begun before all others are done.
+
+        Returns:
+            Each batch, what `step` found, and whether the weights are those of exactly the batches so far.
+        """
+        for number in numbers:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch, step(self.share(batch), number), True
+
+    def settle(self) -> int:
+        """Waits for batches that are handed out; returns how many nobody has asked for since."""
+        return 0
+
     def from_chief(self, value: float) -> float:
         """The chief's number. Workers that look at one number decide alike, whatever they would have measured themselves."""
         if self.strategy is None:
@@ -108,16 +149,34 @@ class Workers:
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError) as error:
             if self.strategy is None:
                 raise
-            raise ComponentError(
-                f"another worker of {self.cluster.num_workers} is gone: {_reason(str(error))}. Start all of them again; the training goes "
-                "on from its last checkpoint"
-            ) from None
+            raise self.lost(error) from None
+
+    def lost(self, error: Exception) -> ComponentError:
+        """What it means that another process is gone."""
+        return ComponentError(
+            f"another worker of {self.cluster.num_workers} is gone: {reason_of(str(error))}. Start all of them again; the training goes "
+            "on from its last checkpoint"
+        )
 
     def _sum_of(self, value: tf.Tensor) -> tf.Tensor:
         return tf.function(lambda own: self.run(self.add_up, own), autograph=False)(value)
 
 
-def _reason(message: str) -> str:
+def check_strategy(strategy: str, cluster: Cluster) -> None:
+    """Checks that a strategy fits the processes that there are.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    if strategy == "parameter_server" and not cluster.num_servers:
+        raise ConfigError(
+            f"trainer.strategy: parameter_server needs {VARIABLE} to name a chief, workers and parameter servers (ps); it names no ps"
+        )
+    if strategy == "mirrored" and cluster.num_servers:
+        raise ConfigError(f"trainer.strategy: mirrored has no part for the {cluster.num_servers} parameter servers (ps) of {VARIABLE}")
+
+
+def reason_of(message: str) -> str:
     """The line of TensorFlow's message that says why; those before it say where."""
     lines = [line.strip() for line in message.splitlines()]
     said = [line for line in lines if line and not line.startswith(_PLACES)]

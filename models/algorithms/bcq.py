@@ -17,6 +17,7 @@ from models.frameworks import tf
 from models.losses.td import huber_td
 from models.numerics import IMPOSSIBLE
 from models.ranking import LEAST, CatalogueScores
+from models.sharding import rows_of
 
 
 class BCQConfig(TargetedConfig):
@@ -74,7 +75,7 @@ class BCQ(ValueAlgorithm):
 
     def _logged_logit(self, candidates: Any, policy: Any) -> tf.Tensor:
         table = self.policy.vectors(self.encoder.embedding.table)
-        return candidates.logged_logits(policy.states, lambda item_id: tf.gather(table, item_id)[..., None, :])[..., 0]
+        return candidates.logged_logits(policy.states, lambda item_id: rows_of(table, item_id)[..., None, :])[..., 0]
 
     @property
     def searched_head(self) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from models.candidates import Candidates
 from models.frameworks import keras, tf
 from models.heads.vectors import vectors_with_bias, with_one
+from models.sharding import rows_of
 
 
 class ValueState(NamedTuple):
@@ -78,7 +79,7 @@ class ItemValueHead(keras.layers.Layer):
     def vectors(self, item_id: tf.Tensor | None, mix: tf.Tensor | None = None) -> tf.Tensor:
         """Vectors [..., H, D+1] of items [...], or of items 1..N-1 for None; with `mix` [H] their weighted sum, [..., 1, D+1]."""
         # Rows are taken before anything is made of them, so that gradients stay as sparse as the batch.
-        rows = self.table[1 : self.num_items] if item_id is None else tf.gather(self.table, item_id)
+        rows = self.table[1 : self.num_items] if item_id is None else rows_of(self.table, item_id)
         by_head = tf.reshape(rows, tf.concat([tf.shape(rows)[:-1], [self.heads, self.width + 1]], axis=0))
         return by_head if mix is None else tf.einsum("...hd,h->...d", by_head, mix)[..., None, :]
 

@@ -10,6 +10,7 @@ from models.heads.vectors import vectors_with_bias, with_one
 from models.numerics import IMPOSSIBLE, TINY
 from models.ranking import PolicyState
 from models.sampling import NegativeSampler
+from models.sharding import rows_of
 
 
 class PolicyHead(keras.layers.Layer):
@@ -102,7 +103,7 @@ class PolicyHead(keras.layers.Layer):
         table = self.vectors(embedding)
 
         def vectors(item_id: tf.Tensor | None) -> tf.Tensor:
-            return (table[1 : self.num_items] if item_id is None else tf.gather(table, item_id))[..., None, :]
+            return (table[1 : self.num_items] if item_id is None else rows_of(table, item_id))[..., None, :]
 
         logits = candidates.logits(state.states, vectors)
         in_session = candidates.in_session(logits[:, :, 0])
@@ -155,9 +156,9 @@ class PolicyHead(keras.layers.Layer):
         else:
             catalogue = sampled_log_prob(
                 states,
-                tf.cast(tf.gather(table, item_id), states.dtype),
+                tf.cast(rows_of(table, item_id), states.dtype),
                 item_id,
-                tf.cast(tf.gather(table, negatives), states.dtype),
+                tf.cast(rows_of(table, negatives), states.dtype),
                 negatives,
                 sampler.expected(negatives),
                 occurred(item_id, negatives, earlier) if self.copy else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.frameworks import keras, tf
+from models.sharding import rows_of
 
 
 class ItemEmbedding(keras.layers.Layer):
@@ -42,7 +43,7 @@ class ItemEmbedding(keras.layers.Layer):
 
     def call(self, item_id: tf.Tensor) -> tf.Tensor:
         """item_id [...] int -> [..., D]."""
-        return tf.cast(tf.gather(self.table, item_id), self.compute_dtype)
+        return tf.cast(rows_of(self.table, item_id), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_items": self.num_items, "width": self.width, "stddev": self.stddev}

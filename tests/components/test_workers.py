@@ -1,9 +1,5 @@
 """Several workers that train one model: their shares make up the whole, and two processes go the way of one."""
 
-import json
-import os
-import socket
-import subprocess
 import sys
 import time
 from importlib import import_module
@@ -13,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.artifacts import open_artifact
 from components.base import ComponentError
 from components.trainer.workers import Workers, share_of, weighted_mean
 from models.batch import TrajectoryBatch
@@ -21,9 +16,9 @@ from models.frameworks import tf
 from schemas.tf_config import Cluster
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
-toy = import_module("toy_shop")
+sys.path.append(str(Path(__file__).parent))
+toy, jobs = import_module("toy_shop"), import_module("training_jobs")
 
-ROOT = Path(__file__).resolve().parents[2]
 SESSIONS = [[1, 2, 3, 4], [5, 6, 7], [8, 9, 10], [11, 12], [13, 14]]
 
 
@@ -118,126 +113,31 @@ def test_a_worker_that_is_left_says_why_and_what_to_do() -> None:
 
 # === Two processes ===
 
-CONFIG: dict[str, Any] = {
-    "name": "toy",
-    "trajectory_gen": {"dataset": {"name": "session_shop"}},
-    "trainer": {
-        # Target networks, values and their health, negatives, sparse and clipped gradients.
-        "algorithm": {"name": "sqn"},
-        "network": {"width": 8, "softmax": "sampled", "num_sampled": 16, "unknown_rate": 0.0},
-        "batch_size": 16,
-        "gradient_clip_norm": 0.5,
-        "max_epochs": 2,
-        "checkpoint_every_seconds": 0.001,
-        "early_stopping": {"keep": "last"},
-    },
-}
-NETWORK = {"name": "sasrec", "num_blocks": 1, "num_heads": 2, "dropout": 0.0}
-
-
-class Job:
-    """One training by some processes, as a scheduler would start them."""
-
-    def __init__(self, folder: Path, num_workers: int):
-        self.folder = folder
-        self._num_workers = num_workers
-        self._processes: list[subprocess.Popen[str]] = []
-
-    def start(self) -> None:
-        (self.folder / "root").mkdir(parents=True, exist_ok=True)
-        ports = _free_ports(self._num_workers)
-        hosts = [f"127.0.0.1:{port}" for port in ports]
-        self._processes = [self._worker(index, hosts) for index in range(self._num_workers)]
-
-    def _worker(self, index: int, hosts: list[str]) -> "subprocess.Popen[str]":
-        inputs = self.folder.parent / "inputs"
-        command = [sys.executable, "-m", "pipeline.run_component", "--component", "trainer", "--config", f"@{inputs / 'config.json'}"]
-        for name in ("examples", "relabelled", "vocabulary", "neighbours", "reward_model", "user_model", "anomalies", "audit"):
-            command += ["--input", f"{name}={inputs / name}"]
-        for name in ("model", "model_run"):
-            command += ["--output", f"{name}={self.folder / name}"]
-        command += ["--root", str(self.folder / "root"), "--run-id", "together"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        if len(hosts) > 1:
-            environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})
-        log = (self.folder / f"worker-{index}.log").open("a")
-        return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, text=True)
-
-    def wait(self) -> list[int]:
-        return [process.wait(timeout=3600) for process in self._processes]
-
-    def kill(self, index: int) -> None:
-        self._processes[index].kill()
-
-    def log(self, index: int) -> str:
-        return (self.folder / f"worker-{index}.log").read_text()
-
-    def checkpoints(self) -> list[int]:
-        found = (self.folder / "root" / "scratch" / "trainer").glob("*/checkpoints/ckpt-*.index")
-        return sorted(int(path.name.removeprefix("ckpt-").removesuffix(".index")) for path in found)
-
-    def weights(self) -> dict[str, np.ndarray]:
-        saved = tf.train.load_checkpoint(str(open_artifact(self.folder / "model").path / "weights" / "variables"))
-        return {path: saved.get_tensor(path) for path in saved.get_variable_to_shape_map() if "CHECKPOINTABLE" not in path}
-
-    def history(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "model_run" / "history.json").read_text())
-        return found
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for found in sockets:
-        found.bind(("127.0.0.1", 0))
-    ports = [found.getsockname()[1] for found in sockets]
-    for found in sockets:
-        found.close()
-    return ports
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where jobs work, with their inputs."""
     where = tmp_path_factory.mktemp("jobs")
-    inputs = where / "inputs"
-    # 45 sessions: the last batch has 13, of which two workers get 7 and 6 and an empty one.
-    toy.write_examples(inputs / "examples", {"train": toy.successor_sessions(45, 1), "eval": toy.successor_sessions(20, 2)})
-    toy.artifact(inputs / "relabelled", "Examples", {"relabelled": False})
-    toy.write_vocabulary(inputs / "vocabulary")
-    toy.write_neighbours(inputs / "neighbours")
-    toy.artifact(inputs / "reward_model", "RewardModel", {"enabled": False})
-    toy.artifact(inputs / "user_model", "UserModel", {"enabled": False})
-    toy.artifact(inputs / "anomalies", "ExampleAnomalies")
-    toy.artifact(inputs / "audit", "LeakageAudit")
-    config = {**CONFIG, "trainer": {**CONFIG["trainer"], "network": {**CONFIG["trainer"]["network"], "backbone": NETWORK}}}
-    (inputs / "config.json").write_text(json.dumps(config))
+    jobs.write_inputs(where)
     return where
 
 
 @pytest.fixture(scope="module")
-def together(folder: Path) -> Job:
+def together(folder: Path) -> Any:
     """A training by two workers that nothing interrupted."""
-    job = Job(folder / "together", 2)
+    job = jobs.Job(folder / "together", 2)
     job.start()
     assert job.wait() == [0, 0], job.log(0) + job.log(1)
     return job
 
 
-def assert_close(one: Job, other: Job, tolerance: float) -> None:
-    found, expected = one.weights(), other.weights()
-    assert list(found) == list(expected)
-    assert len(found) > 10
-    for path, values in expected.items():
-        np.testing.assert_allclose(found[path], values, rtol=0.0, atol=tolerance, err_msg=path)
-
-
 @pytest.mark.slow
-def test_two_workers_go_the_way_of_one(folder: Path, together: Job) -> None:
-    alone = Job(folder / "alone", 1)
+def test_two_workers_go_the_way_of_one(folder: Path, together: Any) -> None:
+    alone = jobs.Job(folder / "alone", 1)
     alone.start()
     assert alone.wait() == [0], alone.log(0)
     # float32 sums in another order, over six steps of Adam, which divides small numbers by small numbers.
-    assert_close(together, alone, 1e-5)
+    jobs.assert_close(together, alone, 1e-5)
     one, two = alone.history()["epochs"], together.history()["epochs"]
     assert [row["step"] for row in two] == [row["step"] for row in one] == [3, 6]
     for found, expected in zip(two, one, strict=True):
@@ -253,8 +153,8 @@ def test_two_workers_go_the_way_of_one(folder: Path, together: Job) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_ends_the_others_and_all_go_on_from_the_last_checkpoint(folder: Path, together: Job) -> None:
-    job = Job(folder / "killed", 2)
+def test_a_killed_worker_ends_the_others_and_all_go_on_from_the_last_checkpoint(folder: Path, together: Any) -> None:
+    job = jobs.Job(folder / "killed", 2)
     job.start()
     deadline = time.monotonic() + 3000
     while not job.checkpoints():
@@ -273,5 +173,5 @@ def test_a_killed_worker_ends_the_others_and_all_go_on_from_the_last_checkpoint(
     assert job.wait() == [0, 0], job.log(0) + job.log(1)
     assert "resumed at epoch" in job.log(0)
     assert "resumed at epoch" in job.log(1)
-    assert_close(job, together, 1e-6)
+    jobs.assert_close(job, together, 1e-6)
     assert job.checkpoints() == []  # Cleared when all was done.

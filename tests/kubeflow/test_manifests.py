@@ -36,8 +36,14 @@ def runtime_job() -> Any:
     return job
 
 
+def served() -> Any:
+    """Replicas of the job with parameter servers, by role."""
+    return manifest("tfjob-parameter-servers.yaml")["spec"]["tfReplicaSpecs"]
+
+
 def pods() -> dict[str, Any]:
-    return {"tfjob": tfjob_worker()["template"]["spec"], "runtime": runtime_job()["template"]["spec"]["template"]["spec"]}
+    servers = {f"served {role}": replicas["template"]["spec"] for role, replicas in served().items()}
+    return {"tfjob": tfjob_worker()["template"]["spec"], "runtime": runtime_job()["template"]["spec"]["template"]["spec"], **servers}
 
 
 def options(args: list[str]) -> Any:
@@ -99,7 +105,7 @@ def test_the_operators_find_what_they_look_for() -> None:
         assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", document["metadata"]["name"])
 
 
-@pytest.mark.parametrize("name", ["tfjob", "runtime"])
+@pytest.mark.parametrize("name", ["tfjob", "runtime", "served Chief", "served Worker", "served PS"])
 def test_workers_share_a_volume_and_run_as_nobody_special(name: str) -> None:
     pod = pods()[name]
     (container,) = pod["containers"]
@@ -123,6 +129,27 @@ def test_both_ways_run_the_trainer_on_the_shared_volume() -> None:
     assert {pair.partition("=")[0] for pair in one.output} == set(trainer.outputs)
     for path in [one.root, one.config.removeprefix("@"), *(pair.partition("=")[2] for pair in (*one.input, *one.output))]:
         assert path.startswith("/mnt/longplay")
+
+
+def test_chief_workers_and_servers_run_the_same_trainer_under_the_operator() -> None:
+    assert set(served()) == {"Chief", "Worker", "PS"}
+    one = vars(options(pods()["tfjob"]["containers"][0]["args"]))
+    for role, replicas in served().items():
+        (container,) = pods()[f"served {role}"]["containers"]
+        assert (container["name"], container["command"]) == ("tensorflow", ["python", "-m", "pipeline.run_component"])
+        assert container["ports"] == [{"name": "tfjob-port", "containerPort": PORT}]
+        assert replicas["template"]["metadata"]["annotations"]["sidecar.istio.io/inject"] == "false"
+        # The same work under a name of its own, which all of them give it.
+        assert vars(options(container["args"])) == {**one, "run_id": "shop-trainer-servers-1"}
+        # A worker comes back under its address; the chief ends with code 1 when a server is lost.
+        assert replicas["restartPolicy"] == "OnFailure"
+    # What the operator makes of it is read by the trainer.
+    cluster = {role.lower(): [f"{role}-{place}:{PORT}" for place in range(found["replicas"])] for role, found in served().items()}
+    read = read_cluster({"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "chief", "index": 0}, "environment": "cloud"})})
+    assert read.is_chief
+    assert (read.num_workers, read.num_servers) == (2, 2)
+    # Servers stay until the chief is done, and not longer.
+    assert manifest("tfjob-parameter-servers.yaml")["spec"]["runPolicy"]["cleanPodPolicy"] == "Running"
 
 
 def test_a_pod_of_the_trainjob_learns_who_it_is() -> None:

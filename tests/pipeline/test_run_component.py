@@ -358,7 +358,7 @@ def test_several_workers_need_one_run_and_a_step_that_can_be_shared(
     install(refuse)
     monkeypatch.delenv(run_component.RUN_ID_VARIABLE, raising=False)
     as_worker(monkeypatch, 1)
-    assert "2 workers need one name for what they do together: --run-id" in refused(capsys, *trainer)
+    assert "2 processes need one name for what they do together: --run-id" in refused(capsys, *trainer)
     assert "TF_CONFIG: schema_gen is done by one process, not by 2" in refused(capsys, "--component", "schema_gen", "--run-id", "r")
 
 

@@ -15,6 +15,7 @@ def config(cluster: Any, kind: str = "worker", index: int = 0) -> dict[str, str]
 
 TWO = {"worker": ["a:1", "b:1"]}
 WITH_CHIEF = {"chief": ["c:1"], "worker": ["a:1", "b:1"]}
+WITH_SERVERS = {**WITH_CHIEF, "ps": ["d:1", "e:1", "f:1"]}
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,10 @@ WITH_CHIEF = {"chief": ["c:1"], "worker": ["a:1", "b:1"]}
         # The chief comes first, as TensorFlow counts them.
         (config(WITH_CHIEF, "chief"), Cluster(3, 0)),
         (config(WITH_CHIEF, "worker", 1), Cluster(3, 2)),
+        # Beside parameter servers the chief computes no gradients.
+        (config(WITH_SERVERS, "chief"), Cluster(2, 0, 3)),
+        (config(WITH_SERVERS, "worker", 1), Cluster(2, 2, 3)),
+        (config(WITH_SERVERS, "ps", 2), Cluster(2, 5, 3)),
     ],
 )
 def test_a_process_is_told_who_it_is(environment: dict[str, str], expected: Cluster) -> None:
@@ -36,12 +41,21 @@ def test_a_process_is_told_who_it_is(environment: dict[str, str], expected: Clus
     assert found.is_chief == (expected.index == 0)
 
 
+def test_all_processes_are_counted() -> None:
+    assert [read_cluster(config(cluster)).num_processes for cluster in ({"worker": ["a:1"]}, TWO, WITH_CHIEF, WITH_SERVERS)] == [1, 2, 3, 6]
+
+
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({"TF_CONFIG": "{"}, "TF_CONFIG: not what TensorFlow takes"),
         ({"TF_CONFIG": "[1]"}, "TF_CONFIG: not what TensorFlow takes"),
-        (config({"worker": ["a:1"], "ps": ["b:1"]}), "no part here for ps"),
+        (
+            config({"worker": ["a:1"], "ps": ["b:1"]}),
+            "parameter servers need one chief and at least one worker, found 0 chiefs and 1 workers",
+        ),
+        (config({"chief": ["a:1"], "ps": ["b:1"]}, "ps"), "found 1 chiefs and 0 workers"),
+        (config(WITH_SERVERS, "ps", 3), "this is ps 3, the cluster has chief 0 to 0, worker 0 to 1, ps 0 to 2"),
         (config({"worker": ["a:1"], "evaluator": ["b:1"]}, "evaluator"), "no part here for evaluator"),
         (config({"chief": ["a:1", "b:1"]}, "chief"), "2 chiefs, expected one"),
         (config(TWO, index=2), "this is worker 2, the cluster has worker 0 to 1"),
