@@ -5,7 +5,8 @@
 Every variant learns from the same seeds, in the same world, with the same chance; policies are measured without noise on the same
 sessions. Each run is a file of JSON lines below --out, named by its seed and settings, and is not made again. Prints a table: samples to
 shares of what the agent gains on rewards without noise, and how many times more of them it needs on the rewards as they are paid (pairs
-of seeds, geometric mean, 95 % interval by Student's t; `>` where a run never got there, and what it was given stands for it).
+of seeds, geometric mean, 95 % interval by Student's t). What a run was given stands for one that never got there: `>` where those are
+runs on the rewards as they are paid, so that the number is a lower bound, `<` where they are the others, `?` where both are.
 
 Peer: the same agent of TF-Agents on the rewards as they are paid; the limit is the agent on rewards without noise.
 
@@ -64,7 +65,7 @@ def samples_cells(samples: list[float | None], raw: list[float | None] | None, g
         return f"{needed} | –"
     ratio = paired_ratio(raw, samples, given)
     interval = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.low is not None else ""
-    return f"{needed} | {'> ' if ratio.num_censored else ''}{ratio.ratio:.2f}{interval}"
+    return f"{needed} | {ratio.sign} {ratio.ratio:.2f}{interval}"
 
 
 def table_of(config: NoisyRewardsConfig, agent: str, runs: dict[str, list[list[dict[str, Any]]]]) -> tuple[list[str], str]:

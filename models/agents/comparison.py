@@ -149,15 +149,23 @@ class Ratio:
         low: Lower end of its 95 % interval, by Student's t on logarithms; None for fewer than two pairs.
         high: Upper end.
         num_pairs: Pairs.
-        num_censored: Of them, those in which one never got there; what it was given then stands for it, which makes the ratio smaller
-            where it was the slower one.
+        never_slow: Of them, those in which the slow one never got there; what it was given then stands for it, so the ratio is greater.
+        never_fast: Of them, those in which the fast one never did; the ratio is smaller then.
     """
 
     ratio: float
     low: float | None
     high: float | None
     num_pairs: int
-    num_censored: int
+    never_slow: int
+    never_fast: int
+
+    @property
+    def sign(self) -> str:
+        """`>` where the ratio is a lower bound, `<` where it is an upper one, `?` where it may be either, else nothing."""
+        if self.never_slow and self.never_fast:
+            return "?"
+        return ">" if self.never_slow else "<" if self.never_fast else ""
 
 
 def paired_ratio(slow: list[float | None], fast: list[float | None], given: float) -> Ratio:
@@ -172,9 +180,9 @@ def paired_ratio(slow: list[float | None], fast: list[float | None], given: floa
     if not pairs:
         raise ValueError("a ratio needs at least one pair of seeds")
     logs = np.array([np.log(max(one or given, 1.0) / max(other or given, 1.0)) for one, other in pairs])
-    censored = sum(one is None or other is None for one, other in pairs)
+    never_slow, never_fast = (sum(found is None for found in side) for side in zip(*pairs, strict=True))
     if len(logs) < 2:
-        return Ratio(float(np.exp(logs.mean())), None, None, len(logs), censored)
+        return Ratio(float(np.exp(logs.mean())), None, None, len(logs), never_slow, never_fast)
     reach = student_t(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
     low, high = float(np.exp(logs.mean() - reach)), float(np.exp(logs.mean() + reach))
-    return Ratio(float(np.exp(logs.mean())), low, high, len(logs), censored)
+    return Ratio(float(np.exp(logs.mean())), low, high, len(logs), never_slow, never_fast)

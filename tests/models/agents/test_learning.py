@@ -116,10 +116,12 @@ def test_ratios_are_of_pairs() -> None:
     found = paired_ratio([200.0, 800.0], [100.0, 100.0], 1000.0)
     assert found.ratio == pytest.approx(4.0)
     assert found.high == pytest.approx(4.0 * np.exp(12.706 * np.log(4.0) / 2.0), rel=1e-3)
-    assert (found.num_pairs, found.num_censored) == (2, 0)
+    assert (found.num_pairs, found.never_slow, found.never_fast, found.sign) == (2, 0, 0, "")
     # The slow one never got there: what it was given stands for it.
     censored = paired_ratio([None], [100.0], 1000.0)
-    assert (censored.ratio, censored.low, censored.num_censored) == (pytest.approx(10.0), None, 1)
+    assert (censored.ratio, censored.low, censored.never_slow, censored.sign) == (pytest.approx(10.0), None, 1, ">")
+    assert paired_ratio([100.0], [None], 1000.0).sign == "<"
+    assert paired_ratio([100.0, None], [None, 100.0], 1000.0).sign == "?"
 
 
 def test_every_committed_comparison_can_be_read(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
