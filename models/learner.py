@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
@@ -29,6 +29,33 @@ class StepLosses(NamedTuple):
     def mean(self, name: str) -> tf.Tensor:
         """Average of one part over the steps that count."""
         return tf.reduce_sum(self.parts[name] * self.mask) / tf.maximum(tf.reduce_sum(self.mask), 1.0)
+
+
+class EventShare(Module):
+    """What a batch's mean loss is multiplied by, so that every event counts alike.
+
+    Batches hold sessions of like lengths, and their losses are means: an event of a short session counts as much as several of a long one.
+    Where what is learned hangs on the length, as the end of a session and its rewards do, what is expected would be of short sessions.
+
+    Attributes:
+        usual: [1] mean number of targets in a batch of the train split; 0 until that is known.
+    """
+
+    def __init__(self) -> None:
+        self.usual = tf.Variable([0.0], dtype=tf.float32, trainable=False)
+
+    def counting(self, batches: Iterable[TrajectoryBatch]) -> Iterator[TrajectoryBatch]:
+        """The batches of the train split, whose targets are counted as they pass."""
+        num_targets = num_batches = 0
+        for batch in batches:
+            num_targets, num_batches = num_targets + int(tf.math.count_nonzero(batch.is_target())), num_batches + 1
+            yield batch
+        self.usual.assign([num_targets / max(num_batches, 1)])
+
+    def of(self, mask: tf.Tensor) -> tf.Tensor:
+        """[] targets of a batch over those of a usual one; 1 where that is not known."""
+        usual = self.usual[0]
+        return tf.where(usual > 0.0, tf.math.divide_no_nan(tf.reduce_sum(mask), usual), 1.0)
 
 
 class Phase(NamedTuple):

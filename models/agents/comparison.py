@@ -48,7 +48,7 @@ class NoisyRewardsConfig(Config):
     with that item."""
     reference: Variant = "noise_free"
     """Whose gain the thresholds are shares of."""
-    gain_shares: tuple[float, ...] = pydantic.Field(default=(0.5, 0.8), min_length=1, max_length=10)
+    gain_shares: tuple[float, ...] = pydantic.Field(default=(0.25, 0.5, 0.8), min_length=1, max_length=10)
     """How many samples it takes to gain these shares of what the reference gains is compared."""
     window: int = pydantic.Field(default=3, ge=1)
     """Measurements whose mean has to reach a threshold, so that a single one does not by chance."""

@@ -13,7 +13,7 @@ import pydantic
 from models.algorithms.base import Catalogue
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
-from models.learner import Learner, StepLosses
+from models.learner import EventShare, Learner, StepLosses
 from models.module import Module
 from models.rewards.fields import Fields, Query
 from models.rewards.outcomes import OUTCOMES, Outcome, OutcomeName, Prediction
@@ -115,6 +115,7 @@ class RewardEstimator(Learner):
         super().__init__(catalogue.max_steps, seed)
         self._config = config
         self._catalogue = catalogue
+        self.share = EventShare()
         self.outcome: Outcome = OUTCOMES[config.outcome](config)
         self.networks = [kind(config, Fields(config, catalogue, embedding), self.outcome.num_outputs) for _ in range(config.members)]
 
@@ -136,8 +137,8 @@ class RewardEstimator(Learner):
     # === Learning ===
 
     def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
-        """Reads from the train split what the outcomes are worth."""
-        self.outcome.fit(batches)
+        """Reads from the train split what the outcomes are worth, and how many events a batch has."""
+        self.outcome.fit(self.share.counting(batches))
 
     def calibrate(self, batches: Iterable[TrajectoryBatch]) -> None:
         """Fits what corrects the predictions, on targets that nothing was trained on and nothing is measured on."""
@@ -152,7 +153,7 @@ class RewardEstimator(Learner):
         mask = tf.cast(batch.is_target(), tf.float32)
         outputs = self._outputs(Features(batch.item_id, batch.feedback), batch.item_id, self._steps_of(batch.item_id), training)
         loss = tf.reduce_mean(self.outcome.loss(outputs, self.outcome.label(batch.reward, batch.feedback)), axis=0)
-        return StepLosses({self.outcome.loss_name: loss}, mask)
+        return StepLosses({self.outcome.loss_name: loss * self.share.of(mask) if training else loss}, mask)
 
     # === Estimates ===
 

@@ -143,12 +143,16 @@ class UserModel(Learner):
         mask = self.behaviour.target_mask(batch)
         next_item = self.behaviour.losses(batch, step, training).parts["cross_entropy"]
         leaving = self.leaving.losses(as_leaving(batch), step, training).parts[self.leaving.outcome.loss_name]
-        parts = {"next_item": next_item, "leaving": leaving, "rewards": self._reward_losses(batch, step, -next_item, mask, training)}
+        parts = {"next_item": next_item, "rewards": self._reward_losses(batch, step, -next_item, mask, training)}
+        # These know their shares of the events.
+        of_parts = {"leaving": leaving}
         if self.imputation is not None:
-            parts["imputation"] = self.imputation.losses(batch, step, training).parts[self.imputation.outcome.loss_name]
+            of_parts["imputation"] = self.imputation.losses(batch, step, training).parts[self.imputation.outcome.loss_name]
         if self._config.num_negatives and self._config.negative_weight:
             parts["negatives"] = self._config.negative_weight * self._negative_losses(batch, step, training)
-        return StepLosses(parts, mask)
+        if training:
+            parts = {name: losses * self.rewards.share.of(mask) for name, losses in parts.items()}
+        return StepLosses({**parts, **of_parts}, mask)
 
     def _reward_losses(
         self, batch: TrajectoryBatch, step: tf.Tensor, log_behaviour: tf.Tensor, mask: tf.Tensor, training: bool

@@ -271,6 +271,22 @@ def test_what_has_learned_nothing_expects_the_shares_of_the_train_split(outcome:
     assert loss.numpy()[0, 0] == pytest.approx(np.log(6.0 / 1.5))
 
 
+def test_every_event_counts_alike_whatever_sessions_its_batch_holds():
+    estimator = fresh("fm", outcome="binary", unknown_rate=0.0)
+    short, long = toy.batch([[1], [2]], [[1.0], [0.0]]), toy.batch([[1, 2, 3], [4, 5, 6]], [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    before = losses(estimator, short, training=True).parts["cross_entropy"].numpy()
+    estimator.adapt([short, long])
+    # Two and six events, four in the usual batch: a half and three halves of the means, which are a quarter of the sums.
+    sums = []
+    for of, share in ((short, 0.5), (long, 1.5)):
+        plain, shared = (losses(estimator, of, training=training) for training in (False, True))
+        assert shared.mean("cross_entropy").numpy() == pytest.approx(share * plain.mean("cross_entropy").numpy(), rel=1e-5)
+        sums.append(tf.reduce_sum(plain.parts["cross_entropy"] * plain.mask).numpy())
+        assert shared.mean("cross_entropy").numpy() == pytest.approx(sums[-1] / 4.0, rel=1e-5)
+    # Before it has seen the train split a batch is a usual one.
+    assert before.mean() == pytest.approx(np.log(2.0), abs=0.2)
+
+
 @pytest.mark.parametrize("name", REWARDS)
 def test_classes_are_worth_what_they_paid_in_the_train_split(name: str):
     rewards = [[0.1, 0.3, 1.0], [2.0, 0.2]]
