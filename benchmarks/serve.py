@@ -3,11 +3,12 @@
     python benchmarks/serve.py [--items 70852] [--seconds 5] [--load-seconds 0] [--search]
 
 A model of the default network with random weights is exported. For batches of 1 and 64 histories: the bare product of states and
-item vectors with the best 20, in NumPy and in TensorFlow; the model's own computation on numbers of items, without names and wishes;
-the exported function in this process; the embedded server in a process of its own over gRPC and REST, with and without batching, one
-caller and eight. Prints a Markdown table of p50 and p99 in milliseconds and requests a second. With --search, the two ways to find the best items of a catalogue alone, all scored and blocks
-of similar items searched, on vectors in clusters of clusters, with the recall of the search. With --load-seconds, eight callers
-ask without pause while versions change every ten seconds: failed requests and the server's memory.
+item vectors with the best 20, in NumPy and in TensorFlow; the model's own computation on numbers of items, without names and
+wishes; the exported function in this process; the embedded server in a process of its own over gRPC and REST, with and without
+batching, one caller and eight. Prints a Markdown table of p50 and p99 in milliseconds and requests a second. With --search, the two
+ways to find the best items of a catalogue alone, all scored and blocks of similar items searched, on vectors in clusters of
+clusters, with the recall of the search. With --load-seconds, eight callers ask without pause while versions change every ten
+seconds: failed requests and the server's memory.
 """
 
 from __future__ import annotations
