@@ -74,7 +74,7 @@ class Best(NamedTuple):
 class ValueRanking(Algorithm):
     """Base of the algorithms that can recommend from item values: they have `values`, a value head on the encoder's states."""
 
-    searchable_heads = ("policy", "values")
+    searchable_heads: ClassVar[tuple[str, ...]] = ("policy", "values")
     values: Any
 
     def head_states(self, states: tf.Tensor, item_id: tf.Tensor, condition: Condition | None = None) -> dict[str, Any]:
