@@ -27,8 +27,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from components.environments import create_simulator
-from models.agents.comparison import Curve, NoisyRewardsConfig, name_of, paired_ratio, thresholds
+from models.agents.comparison import Curve, NoisyRewardsConfig, paired_ratio, thresholds
 from models.agents.learning import OnlineLearner
+from models.agents.registry import name_of
 from models.simulators.noise import NoisySimulator
 from schemas.config import canonical_json, load
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | `time` | number | seconds since 1970-01-01 UTC when it was answered |
 | `request_id` | text | what the client called the request, or what the server did |
-| `row` | integer | place of the row in the request |
+| `row` | integer | place of the row in the request; 0 where each row has an id of its own |
 | `model`, `version`, `signature` | text, integer, text | what answered |
 | `user_id`, `session_id` | text or null | what the client said |
 | `item_history` | list of text | items so far, oldest first |

@@ -17,6 +17,7 @@ from components.server.config import ServerConfig
 from components.server.errors import RequestError, Status
 from components.server.metrics import Metrics
 from components.server.servable import Array, Servable, Signature
+from components.server.versions import Held
 from schemas import serving
 
 _LEAST_WIDTH = 64
@@ -34,10 +35,15 @@ class _Waiting:
 
 @dataclass
 class _Queue:
-    servable: Servable
+    held: Held
     signature: Signature
     max_rows: int
     waiting: deque[_Waiting] = field(default_factory=deque)
+
+    def due(self, timeout: float) -> float:
+        """When the next batch is to run, by `time.monotonic`: at once if it is full."""
+        may_wait = timeout > 0.0 and sum(entry.rows for entry in self.waiting) < self.max_rows
+        return self.waiting[0].since + (timeout if may_wait else 0.0)
 
 
 class Scheduler:
@@ -62,11 +68,11 @@ class Scheduler:
         self._timer: asyncio.TimerHandle | None = None
         metrics.before_text.append(lambda: metrics.waiting.set(name, value=self._waiting))
 
-    async def run(self, servable: Servable, signature: Signature, inputs: Mapping[str, Array], deadline: float) -> dict[str, Array]:
+    async def run(self, held: Held, signature: Signature, inputs: Mapping[str, Array], deadline: float) -> dict[str, Array]:
         """Outputs of a request that has been checked.
 
         Args:
-            servable: The version.
+            held: The version, which the caller uses until it has its answer.
             signature: One of its signatures.
             inputs: Arrays by name.
             deadline: By `time.monotonic`.
@@ -82,11 +88,11 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         rows = _rows(signature, inputs) if self._config.batching else None
         entry = _Waiting(inputs, rows or 1, deadline, loop.create_future())
-        key = (id(servable), signature.name, *_kind(inputs)) if rows else (id(servable), next(self._alone))
+        key = (id(held), signature.name, *_kind(inputs)) if rows else (id(held), next(self._alone))
         if key not in self._queues:
-            # Wide rows are fewer: what runs together must fit into memory as what runs alone does.
-            most = min(self._config.max_batch_size, max(1, self._config.max_request_values // _greatest_width(inputs)))
-            self._queues[key] = _Queue(servable, signature, most)
+            # Wide rows are fewer: what runs together must fit into memory as what runs alone does. What runs alone waits for nobody.
+            most = min(self._config.max_batch_size, max(1, self._config.max_request_values // _greatest_width(inputs))) if rows else 1
+            self._queues[key] = _Queue(held, signature, most)
         self._queues[key].waiting.append(entry)
         self._waiting += 1
         self._start(loop)
@@ -101,28 +107,31 @@ class Scheduler:
         self._pool.shutdown(wait=True)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Gives free threads the batches that waited longest."""
+        """Gives free threads the batches that waited longest, of those that are full or due; a timer looks again for the others."""
+        timeout = self._config.batch_timeout_microseconds / 1e6
         while self._running < self._config.threads and self._queues:
-            key = min(self._queues, key=lambda key: self._queues[key].waiting[0].since)
-            queue = self._queues[key]
-            if self._may_wait(queue, loop):
+            now = time.monotonic()
+            due = {key: queue.due(timeout) for key, queue in self._queues.items()}
+            ready = [key for key in due if due[key] <= now]
+            if not ready:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = loop.call_later(min(due.values()) - now, self._start, loop)
                 return
+            key = min(ready, key=lambda key: self._queues[key].waiting[0].since)
+            queue = self._queues[key]
             batch = self._take(key, queue)
             if batch:
-                self._running += 1
-                begun = time.monotonic()
-                done = loop.run_in_executor(self._pool, _run_batch, queue.servable, queue.signature, [entry.inputs for entry in batch])
-                done.add_done_callback(lambda done, batch=batch, begun=begun: self._finish(loop, done, batch, begun))  # type: ignore[misc]
+                self._submit(queue, batch, loop)
 
-    def _may_wait(self, queue: _Queue, loop: asyncio.AbstractEventLoop) -> bool:
-        """True where the oldest batch is neither full nor due; a timer looks again."""
-        timeout = self._config.batch_timeout_microseconds / 1e6
-        due = queue.waiting[0].since + timeout
-        if timeout == 0 or due <= time.monotonic() or sum(entry.rows for entry in queue.waiting) >= queue.max_rows:
-            return False
-        if self._timer is None or self._timer.cancelled() or self._timer.when() <= loop.time():
-            self._timer = loop.call_later(due - time.monotonic(), self._start, loop)
-        return True
+    def _submit(self, queue: _Queue, batch: Sequence[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
+        """Runs a batch in a thread."""
+        begun, arrays = time.monotonic(), [entry.inputs for entry in batch]
+        done = loop.run_in_executor(self._pool, _run_batch, queue.held.servable, queue.signature, arrays)
+        # A thread cannot be stopped: requests may be given up, and leave their version, long before it ends.
+        queue.held.take()
+        self._running += 1
+        done.add_done_callback(lambda done: self._finish(loop, done, queue.held, batch, begun))
 
     def _take(self, key: tuple[Any, ...], queue: _Queue) -> list[_Waiting]:
         """The next batch of a queue; requests that nobody waits for any more are dropped."""
@@ -138,8 +147,11 @@ class Scheduler:
             del self._queues[key]
         return batch
 
-    def _finish(self, loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any], batch: Sequence[_Waiting], begun: float) -> None:
+    def _finish(
+        self, loop: asyncio.AbstractEventLoop, done: asyncio.Future[Any], held: Held, batch: Sequence[_Waiting], begun: float
+    ) -> None:
         self._running -= 1
+        held.give_back()
         self._metrics.run_seconds.add(self._name, amount=time.monotonic() - begun)
         self._metrics.batch_rows.observe(self._name, value=sum(entry.rows for entry in batch))
         error = done.exception()

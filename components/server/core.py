@@ -131,13 +131,13 @@ class Core:
         begun, status = time.monotonic(), "OK"
         try:
             self.check_name(target.name)
-            with self.versions.acquire(target.version, target.label) as servable:
-                signature = servable.signature(target.signature)
+            with self.versions.acquire(target.version, target.label) as held:
+                signature = held.servable.signature(target.signature)
                 inputs = parse(signature)
                 check_rows(inputs, self.config)
                 signature.check(inputs)
-                outputs = await self.scheduler.run(servable, signature, inputs, deadline)
-                answer = Answer(servable.version, signature.name, outputs)
+                outputs = await self.scheduler.run(held, signature, inputs, deadline)
+                answer = Answer(held.servable.version, signature.name, outputs)
             if self.log is not None:
                 said = (caller.request_id, caller.user_id, caller.session_id, self.name, answer.version, answer.signature)
                 self.log.add(Served(time.time(), *said, inputs, outputs))

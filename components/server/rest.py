@@ -79,9 +79,9 @@ class _Rest:
 
         target = _target(request)
         self._core.check_name(target.name)
-        with self._core.versions.acquire(target.version, target.label) as servable:
-            signatures = json_format.MessageToDict(metadata_of(servable), preserving_proto_field_name=True)
-            spec = {"name": self._core.name, "signature_name": "", "version": str(servable.version)}
+        with self._core.versions.acquire(target.version, target.label) as held:
+            signatures = json_format.MessageToDict(metadata_of(held.servable), preserving_proto_field_name=True)
+            spec = {"name": self._core.name, "signature_name": "", "version": str(held.servable.version)}
         return _json(orjson.dumps({"model_spec": spec, "metadata": {"signature_def": signatures}}, option=orjson.OPT_INDENT_2))
 
     async def not_supported(self, request: web.Request) -> web.Response:
@@ -96,10 +96,10 @@ class _Rest:
     async def items(self, request: web.Request) -> web.Response:
         """What the page needs: the model's name, its versions, and items whose names contain some text."""
         text, versions = request.query.get("contains", ""), self._core.versions
-        with versions.acquire() as servable:
-            path = servable.folder / "assets" / "items.txt"
+        with versions.acquire() as held:
+            path = held.servable.folder / "assets" / "items.txt"
             found = await asyncio.get_running_loop().run_in_executor(None, _matching, path, text)
-            signatures = list(servable.signatures)
+            signatures = list(held.servable.signatures)
         content = {"model": self._core.name, "versions": versions.available, "labels": versions.labels, "signatures": signatures}
         return _json(orjson.dumps({**content, "items": found}))
 

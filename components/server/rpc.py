@@ -95,9 +95,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         try:
             target = _target(request.model_spec)
             self._core.check_name(target.name)
-            with self._core.versions.acquire(target.version, target.label) as servable:
-                response.metadata["signature_def"].Pack(metadata_of(servable))
-                response.model_spec.version.value = servable.version
+            with self._core.versions.acquire(target.version, target.label) as held:
+                response.metadata["signature_def"].Pack(metadata_of(held.servable))
+                response.model_spec.version.value = held.servable.version
         except RequestError as error:
             await _abort(context, error)
         response.model_spec.name = self._core.name

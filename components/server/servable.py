@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.server.errors import RequestError, Status, invalid
+from components.tf_errors import telling_line
 from models.frameworks import tf
 from schemas import serving
 
@@ -117,8 +117,7 @@ class Servable:
         except Exception as error:
             # TensorFlow and protobuf raise whatever they please on damaged files.
             _free(self._session)
-            raise LoadError(f"{type(error).__name__}: {_first_line(error)}") from None
-        self._closing = threading.Lock()
+            raise LoadError(f"{type(error).__name__}: {telling_line(error)}") from None
 
     def _signature(self, name: str, definition: Any) -> Signature:
         inputs = {key: _spec(info) for key, info in sorted(definition.inputs.items())}
@@ -150,11 +149,11 @@ class Servable:
         try:
             return dict(zip(signature.outputs, signature.call(*arrays), strict=True))
         except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, tf.errors.UnimplementedError) as error:
-            raise invalid(f"signature {signature.name!r}: {_first_line(error)}") from None
+            raise invalid(f"signature {signature.name!r}: {telling_line(error)}") from None
         except tf.errors.ResourceExhaustedError as error:
-            raise RequestError(Status.REQUEST_TOO_LARGE, f"signature {signature.name!r}: {_first_line(error)}") from None
+            raise RequestError(Status.REQUEST_TOO_LARGE, f"signature {signature.name!r}: {telling_line(error)}") from None
         except Exception as error:
-            raise RequestError(Status.INTERNAL, f"signature {signature.name!r}: {type(error).__name__}: {_first_line(error)}") from None
+            raise RequestError(Status.INTERNAL, f"signature {signature.name!r}: {type(error).__name__}: {telling_line(error)}") from None
 
     def warm_up(self) -> int:
         """Replays the requests that came with the model; returns how many.
@@ -173,15 +172,13 @@ class Servable:
                 self.run(signature, inputs)
                 count += 1
         except Exception as error:
-            raise LoadError(f"warm-up request {count}: {type(error).__name__}: {_first_line(error)}") from None
+            raise LoadError(f"warm-up request {count}: {type(error).__name__}: {telling_line(error)}") from None
         return count
 
     def close(self) -> None:
         """Frees the memory; nothing may run any more."""
-        with self._closing:
-            if self._session is not None:
-                _free(self._session)
-            self._session, self.signatures = None, {}
+        _free(self._session)
+        self._session, self.signatures = None, {}
 
 
 def _free(session: Any) -> None:
@@ -225,10 +222,3 @@ def _type_name(dtype: npt.DTypeLike) -> str:
 
 def _shape_text(shape: tuple[int | None, ...] | None) -> str:
     return "any" if shape is None else "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
-
-
-def _first_line(error: BaseException) -> str:
-    """The line of TensorFlow's message that tells, without the stack of the graph below it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Graph execution error", "Detected at node", "File ", "Original stack"))]
-    return (telling or lines or [""])[0][:500]

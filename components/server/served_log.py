@@ -134,13 +134,15 @@ def rows_of(served: Served) -> Iterator[dict[str, Any]]:
     histories, ids = _histories(served), served.inputs.get(serving.REQUEST_ID)
     items, scores = served.outputs[serving.ITEM_ID], served.outputs[serving.SCORE]
     propensities = served.outputs.get(serving.PROPENSITY)
+    # One id may stand for all rows.
+    has_own_ids = ids is not None and len(ids) == len(items)
     for row in range(len(items)):
         shown = [place for place, item in enumerate(items[row].tolist()) if item]
         yield {
             served_log.TIME: round(served.time, 6),
             # The id of a row decides its chance, so it is what an event of it has to name.
             serving.REQUEST_ID: served.request_id if ids is None else _text(ids[min(row, len(ids) - 1)]),
-            served_log.ROW: row if ids is None else 0,
+            served_log.ROW: 0 if has_own_ids else row,
             served_log.MODEL: served.model,
             served_log.VERSION: served.version,
             served_log.SIGNATURE: served.signature,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.rollout import Rollout, RolloutError, read_rollout, versions_in
@@ -21,13 +21,35 @@ log = logging.getLogger("longplay.serve")
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
-@dataclass
-class _Held:
-    """A version that answers, and how many requests use it."""
+class Held:
+    """A version that answers, and stays loaded while anybody uses it.
 
-    servable: Servable
-    users: int = 0
-    free: asyncio.Event = field(default_factory=asyncio.Event)
+    All methods belong to the event loop's thread.
+
+    Args:
+        servable: The version.
+    """
+
+    def __init__(self, servable: Servable):
+        self.servable = servable
+        self._users = 0
+        self._free = asyncio.Event()
+
+    def take(self) -> None:
+        """One more uses it."""
+        self._users += 1
+
+    def give_back(self) -> None:
+        """One that took it needs it no more."""
+        self._users -= 1
+        if not self._users:
+            self._free.set()
+
+    async def unused(self) -> None:
+        """Waits until nobody uses it."""
+        while self._users:
+            self._free.clear()
+            await self._free.wait()
 
 
 @dataclass(frozen=True)
@@ -56,7 +78,7 @@ class Versions:
 
     def __init__(self, folder: Path, name: str, metrics: Metrics):
         self._folder, self._name, self._metrics = folder, name, metrics
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, Held] = {}
         self._failed: dict[int, Fingerprint] = {}
         self._labels: dict[str, int] = {}
         self._rollout = Rollout(name, str(folder))
@@ -76,7 +98,7 @@ class Versions:
         return {label: version for label, version in self._labels.items() if version in self._held}
 
     @contextmanager
-    def acquire(self, version: int | None = None, label: str | None = None) -> Iterator[Servable]:
+    def acquire(self, version: int | None = None, label: str | None = None) -> Iterator[Held]:
         """A version that stays loaded until the block is left.
 
         Args:
@@ -87,13 +109,11 @@ class Versions:
             RequestError: It does not answer.
         """
         held = self._held[self.resolve(version, label)]
-        held.users += 1
+        held.take()
         try:
-            yield held.servable
+            yield held
         finally:
-            held.users -= 1
-            if not held.users:
-                held.free.set()
+            held.give_back()
 
     def resolve(self, version: int | None = None, label: str | None = None) -> int:
         """The number of the version that is meant; arguments and errors as those of `acquire`."""
@@ -159,8 +179,7 @@ class Versions:
             self._complain(f"{path} names versions that are not there: {', '.join(map(str, sorted(missing)))}")
         else:
             self._complaint = ""
-        if rollout != self._rollout:
-            self._rollout = rollout
+        self._rollout = rollout
 
     def _complain(self, message: str) -> None:
         """Says what is wrong once, and not each time it is seen."""
@@ -189,14 +208,14 @@ class Versions:
             log.error("version %d cannot be served: %s; %s", version, reason, others)
             return False
         self._failed.pop(version, None)
-        self._held[version] = _Held(servable)
+        self._held[version] = Held(servable)
         self.states[version] = VersionState("AVAILABLE")
         self._metrics.versions.set(self._name, str(version), value=1)
         log.info("version %d answers, after %.1f s and %d warm-up requests", version, loop.time() - begun, count)
         return True
 
     def _let_go(self, version: int) -> None:
-        """No new request gets the version; its memory is freed after the last one."""
+        """No new request gets the version; its memory is freed after all that use it."""
         held = self._held.pop(version)
         self.states[version] = VersionState("UNLOADING")
         self._metrics.versions.set(self._name, str(version), value=0)
@@ -204,10 +223,8 @@ class Versions:
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
 
-    async def _unload(self, version: int, held: _Held) -> None:
-        while held.users:
-            held.free.clear()
-            await held.free.wait()
+    async def _unload(self, version: int, held: Held) -> None:
+        await held.unused()
         await asyncio.get_running_loop().run_in_executor(None, held.servable.close)
         if version not in self._held:
             self.states[version] = VersionState("END")

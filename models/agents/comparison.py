@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pydantic
 
 from models.agents.learning import LearningConfig, StabiliserConfig
-from models.agents.registry import AGENTS, AnyAgent
+from models.agents.registry import AnyAgent, name_of
 from models.ope.quantiles import student_t
 from models.simulators.noise import AnyNoise
 from models.simulators.registry import AnySimulator
@@ -83,11 +83,6 @@ class NoisyRewardsConfig(Config):
         for distortion in self.distortions:
             found[f"srs, error {distortion:g}"] = (self.stabiliser.model_copy(update={"distortion": distortion}), True)
         return found
-
-
-def name_of(agent: Any) -> str:
-    """The `name` that tells configurations of agents apart."""
-    return next(name for name, kind in AGENTS.items() if isinstance(agent, kind))
 
 
 _END = 0.25

@@ -29,6 +29,7 @@ from models.agents.networks import (
     number_vectors,
 )
 from models.frameworks import tf
+from models.losses.td import huber_td
 from models.simulators.base import Space
 from schemas.config import Config
 from schemas.registry import Registry
@@ -202,7 +203,7 @@ class DQNAgentConfig(ItemValuesConfig):
             optimizer=self.optimizer(),
             epsilon_greedy=self.epsilon,
             target_update_tau=self.target_share,
-            td_errors_loss_fn=_huber,
+            td_errors_loss_fn=lambda targets, values: huber_td(values, targets),
             gamma=self.discount,
         )
         return Agent(made, made.collect_policy, made.policy)
@@ -375,12 +376,6 @@ class SACAgentConfig(ActorCriticConfig):
         return Agent(made, made.collect_policy, greedy_policy.GreedyPolicy(made.policy))
 
 
-def _huber(targets: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """[B] Huber losses."""
-    error = tf.abs(targets - values)
-    return tf.where(error < 1.0, 0.5 * tf.square(error), error - 0.5)
-
-
 AGENTS: Registry[type[AgentConfig]] = Registry(
     "agent",
     {
@@ -400,6 +395,11 @@ else:
     AnyAgent = Annotated[Union[tuple(AGENTS.values())], pydantic.Field(discriminator="name")]
 
 
+def name_of(config: AgentConfig) -> str:
+    """The `name` that tells configurations of agents apart."""
+    return str(getattr(config, "name"))  # noqa: B009  (every agent has one)
+
+
 def create_agent(config: AgentConfig, world: World, shared: Any = None) -> Agent:
     """The agent of a configuration.
 
@@ -413,8 +413,7 @@ def create_agent(config: AgentConfig, world: World, shared: Any = None) -> Agent
     """
     kind = "items" if world.has_items else "numbers"
     if kind not in config.actions:
-        name = getattr(config, "name")  # noqa: B009  (every agent has one)
-        raise ValueError(f"agent {name}: its actions are {' or '.join(config.actions)}, those of the simulator are {kind}")
+        raise ValueError(f"agent {name_of(config)}: its actions are {' or '.join(config.actions)}, those of the simulator are {kind}")
     agent = config.make(world, shared)
     agent.agent.initialize()
     return agent

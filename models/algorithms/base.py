@@ -210,6 +210,8 @@ class Algorithm(Learner):
     """False for an algorithm that learns values only."""
     heads: ClassVar[tuple[str, ...]] = ("policy",)
     """What items can be ranked by; the first one recommends unless the configuration says otherwise."""
+    searchable_heads: ClassVar[tuple[str, ...]] = ("policy",)
+    """Those that think of an item of the catalogue as one product of a state and the item's vector; see `searched_head`."""
 
     is_return_conditioned: ClassVar[bool] = False
     """True for an algorithm that looks at the `condition` of its states."""
@@ -276,11 +278,8 @@ class Algorithm(Learner):
 
     @property
     def searched_head(self) -> str | None:
-        """The head that recommends, where what it thinks of an item of the catalogue is one product of a state and the item's vector.
-
-        The best of such items can be searched for among similar ones. None for an algorithm that needs all scores.
-        """
-        return "policy" if self.recommender == "policy" else None
+        """The head that recommends, where the best items can be searched for among similar ones; None where it needs all scores."""
+        return self.recommender if self.recommender in self.searchable_heads else None
 
     def head_states(self, states: tf.Tensor, item_id: tf.Tensor, condition: Condition | None = None) -> dict[str, Any]:
         """What each head knows at every step, before it looks at the catalogue: states [B, T+1, D] -> tensors [B, T+1, ...]."""

@@ -44,6 +44,7 @@ class BCQ(ValueAlgorithm):
 
     config_class = BCQConfig
     heads = ("values", "policy")
+    searchable_heads = ("policy",)
     _config: BCQConfig
 
     @property
@@ -76,10 +77,6 @@ class BCQ(ValueAlgorithm):
     def _logged_logit(self, candidates: Any, policy: Any) -> tf.Tensor:
         table = self.policy.vectors(self.encoder.embedding.table)
         return candidates.logged_logits(policy.states, lambda item_id: rows_of(table, item_id)[..., None, :])[..., 0]
-
-    @property
-    def searched_head(self) -> str | None:
-        return "policy" if self.recommender == "policy" else None
 
     def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         values = super().value_scores(state, history, tables)

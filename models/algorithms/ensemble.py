@@ -54,6 +54,7 @@ class Ensemble(ValueAlgorithm):
     config_class = EnsembleConfig
     has_policy = False
     heads = ("values",)
+    searchable_heads = ()
     _config: EnsembleConfig
 
     def __init__(self, config: EnsembleConfig, network: NetworkConfig, catalogue: Catalogue, seed: int = 0):
@@ -88,10 +89,6 @@ class Ensemble(ValueAlgorithm):
             return tf.ones([tf.shape(session)[0], self._config.num_heads])
         draws = tf.stack([self._seed.uniform_of(session, head) for head in range(self._config.num_heads)], axis=1)
         return tf.cast(draws < rate, tf.float32) / rate
-
-    @property
-    def searched_head(self) -> str | None:
-        return "policy" if self.recommender == "policy" else None
 
     def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         values, width = state["values"], tf.shape(state["values"].states)[-1]

@@ -74,6 +74,7 @@ class Best(NamedTuple):
 class ValueRanking(Algorithm):
     """Base of the algorithms that can recommend from item values: they have `values`, a value head on the encoder's states."""
 
+    searchable_heads: ClassVar[tuple[str, ...]] = ("policy", "values")
     values: Any
 
     def head_states(self, states: tf.Tensor, item_id: tf.Tensor, condition: Condition | None = None) -> dict[str, Any]:
@@ -91,10 +92,6 @@ class ValueRanking(Algorithm):
         if (head or self.recommender) == "policy":
             return super().scores(state, history, head, tables)
         return self.value_scores(state, history, tables)
-
-    @property
-    def searched_head(self) -> str | None:
-        return self.recommender
 
     def value_scores(self, state: Mapping[str, Any], history: tf.Tensor, tables: Mapping[str, Any]) -> CatalogueScores:
         """Values of M states as ranking takes them; for one head, or a table that is a mixture of several."""

@@ -150,5 +150,5 @@ def test_however_few_blocks_are_looked_into_there_are_k_items_if_there_are_any(n
 
 
 def test_an_algorithm_that_needs_all_scores_says_so():
-    found = {name: toy.build(name).searched_head for name in ("bc", "dqn", "bcq")}
-    assert found == {"bc": "policy", "dqn": "values", "bcq": None}
+    found = {name: toy.build(name).searched_head for name in ("bc", "dqn", "bcq", "ensemble")}
+    assert found == {"bc": "policy", "dqn": "values", "bcq": None, "ensemble": None}

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from components.feedback.config import FeedbackConfig
 from components.feedback.join import join
 from components.server.main import StartError
+from components.server.served_log import Served, rows_of
 from models.frameworks import tf
 
 sys.path.append(str(Path(__file__).parent))
@@ -70,11 +72,32 @@ def test_what_is_served_is_logged_and_events_find_their_propensities(folder: Pat
         assert row["propensity"] == pytest.approx(propensities, rel=1e-5)
     assert rows[2]["item_id"] == plain["predictions"][0]["item_id"]
     assert rows[2]["propensity"] is None
+    assert [row["row"] for row in rows] == [0] * 4
     # A click on the second item of the first answer.
     clicked = drawn["outputs"]["item_id"][0][1]
     (tmp_path / "clicks.jsonl").write_text(json.dumps({"request_id": "first", "item_id": clicked}) + "\n")
     counts = join(str(tmp_path / "clicks.jsonl"), str(tmp_path / "log"), tmp_path / "out", FeedbackConfig(), helper.toy.context(tmp_path))
     assert (counts["with_propensity"], counts["rows_served"]) == (1, 4)
+
+
+def _served(inputs: dict[str, list[Any]], num_rows: int) -> list[tuple[str, int]]:
+    """Ids and rows in the log of an answer to histories of one item."""
+    arrays = {name: np.array(value, object) for name, value in inputs.items()} | {"item_history": np.full([num_rows, 1], b"item-3", object)}
+    outputs = {
+        "item_id": np.full([num_rows, 1], b"item-5", object),
+        "score": np.zeros([num_rows, 1], np.float32),
+        "propensity": np.linspace(0.2, 0.4, num_rows, dtype=np.float32)[:, None],
+    }
+    return [
+        (row["request_id"], row["row"]) for row in rows_of(Served(0.0, "of the request", None, None, "toy", 1, "explore", arrays, outputs))
+    ]
+
+
+def test_rows_that_share_an_id_are_told_apart_by_their_number():
+    assert _served({"request_id": [b"one"]}, 2) == [("one", 0), ("one", 1)]
+    assert _served({"request_id": [b"one", b"two"]}, 2) == [("one", 0), ("two", 0)]
+    assert _served({"request_id": [b"one"]}, 1) == [("one", 0)]
+    assert _served({}, 2) == [("of the request", 0), ("of the request", 1)]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path):
