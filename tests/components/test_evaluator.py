@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,12 +14,14 @@ import pytest
 from components.artifacts import Artifact
 from components.evaluator import executor
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge, judge_health, judge_spread
-from components.evaluator.config import BlessingConfig, EvaluatorConfig
+from components.evaluator.config import SEQUENTIAL, BlessingConfig, EstimatorName, EvaluatorConfig
 from components.evaluator.executor import execute
 from components.model_io import ModelConfig, RankingModel, build_model, load_model, save_model
 from models.baselines import BASELINES
 from models.frameworks import tf
 from models.metrics.ranking import sum_by_session
+from models.ope.registry import ESTIMATORS
+from models.ope.sequential import SequentialEstimator
 from schemas.config import ConfigError, decode
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
@@ -198,6 +200,14 @@ def test_values_beyond_what_rewards_allow_are_not_healthy():
     assert judge_health({"q_scale": 3.0, "q_bound": 2.0}, BlessingConfig(max_value_size=None)) == []
 
 
+def test_all_estimators_can_be_named_but_magic():
+    """Resampled values of MAGIC are those of WDR, so the interval of a difference of two blends, by which the evaluator compares, would
+    be that of a difference of two WDRs, and `wdr` has that name; besides, its products grow with the square of the longest session."""
+    assert [*get_args(EstimatorName), "magic"] == list(ESTIMATORS)
+    # Those of whole sessions are the ones that are asked for whole sessions.
+    assert list(SEQUENTIAL) == [name for name in get_args(EstimatorName) if issubclass(ESTIMATORS[name], SequentialEstimator)]
+
+
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
@@ -326,6 +336,34 @@ def test_the_verdict_is_by_the_last_split(tmp_path: Path):
     first, last = (f"{found['evaluation']['metrics'][split][CANDIDATE]['reward@10'][0]:.4f}" for split in ("test", "eval"))
     assert first != last
     assert found["blessing"]["reasons"][0] == f"reward@10 {last} reaches 0"
+
+
+def test_slices_are_by_the_protocol_of_the_metric(tmp_path: Path):
+    blessing = BlessingConfig(metric="seen_removed/ndcg@10")
+    found, _ = _evaluate(tmp_path, toy.trained().model, toy.trained().model, protocols=("seen_removed",), blessing=blessing)
+    slices = found["evaluation"]["slices"]
+    whole = found["evaluation"]["metrics"]["test"][CANDIDATE]["seen_removed/ndcg@10"][0]
+    # Every event has a place in its session, and NDCG is a mean over events.
+    steps = [entry for name, entry in slices.items() if name.startswith("step/")]
+    assert sum(entry["events"] for entry in steps) == found["evaluation"]["counts"]["test"]["events"]
+    total = sum(entry["events"] * entry["models"][CANDIDATE][0] for entry in steps)
+    assert total / sum(entry["events"] for entry in steps) == pytest.approx(whole)
+    assert any(check["name"].startswith("slice/step/") for check in found["blessing"]["checks"])
+
+
+@pytest.mark.parametrize(
+    ("protocols", "metric", "expected"),
+    [
+        (("seen_removed", "seen_kept"), "ndcg@10", "seen_kept"),
+        (("seen_kept", "seen_removed"), "seen_removed/ndcg@10", "seen_removed"),
+        (("seen_removed",), "seen_removed/ndcg@10", "seen_removed"),
+        # What was not measured blesses nothing anyway.
+        (("seen_removed",), "ndcg@10", "seen_removed"),
+        (("seen_kept",), "seen_removed/ndcg@10", "seen_kept"),
+    ],
+)
+def test_the_metric_says_which_protocol_decides(protocols: tuple[Any, ...], metric: str, expected: str):
+    assert EvaluatorConfig(protocols=protocols, blessing=BlessingConfig(metric=metric)).decisive_protocol == expected
 
 
 def test_the_same_seed_gives_the_same_intervals(good: tuple[Mapping[str, Any], Path, Path], tmp_path: Path):
