@@ -12,7 +12,7 @@ import pytest
 from components.artifacts import Artifact
 from components.base import ComponentError
 from components.evaluation import Decisions, Protocol, read_decisions
-from components.evaluator import logs
+from components.evaluator import logs, train_counts
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge_slices, judge_value
 from components.evaluator.config import BlessingConfig, EvaluatorConfig, OpeConfig, SliceTable
 from components.evaluator.slices import known_before, measure_slices, slice_masks, table_masks
@@ -67,7 +67,7 @@ def test_a_beam_run_equals_one_machine_to_the_last_bit(tmp_path: Path):
 # === A log whose policy is known ===
 
 
-def shop_of(num_sessions: int, seed: int, with_propensity: bool, folder: Path) -> Artifact:
+def shop_of(num_sessions: int, seed: int, with_propensity: bool, folder: Path, num_users: int = 1) -> Artifact:
     """Sessions of a policy that shows items 1..20 with known chances, whatever came before; items above 15 bring five times as much."""
     rng = np.random.default_rng(seed)
     chance = np.linspace(2.0, 1.0, NUM_ITEMS - 1)
@@ -85,7 +85,7 @@ def shop_of(num_sessions: int, seed: int, with_propensity: bool, folder: Path) -
                     floats["propensity"] = chance[items - 1]
                 feature = {name: tf.train.Feature(int64_list=tf.train.Int64List(value=values)) for name, values in ints.items()}
                 feature |= {name: tf.train.Feature(float_list=tf.train.FloatList(value=values)) for name, values in floats.items()}
-                for name, text in {"user_id": "u", "session_id": f"{split}-{number}"}.items():
+                for name, text in {"user_id": "u" * (1 + number % num_users), "session_id": f"{split}-{number}"}.items():
                     feature[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
                 writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
     return toy.artifact(folder, "Examples", {})
@@ -483,6 +483,31 @@ def test_the_train_split_is_counted_as_its_decisions_say(logged: Artifact):
     for name in ("fresh", "first", "pair", "times"):
         np.testing.assert_array_equal(getattr(counted.items, name), getattr(whole, name))
     assert counted.events_of(decisions.user[:1]) == len(decisions.target)
+
+
+def test_the_train_split_is_counted_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    examples = shop_of(100, 2, False, tmp_path, num_users=7)
+    whole, merge, parts = count_train(examples, NUM_ITEMS), train_counts._merged, []
+    users, events = np.unique(read_decisions(examples, "train", NUM_ITEMS, Protocol(min_history=0)).user, return_counts=True)
+    assert (whole.user.tolist(), whole.user_events.tolist()) == (users.tolist(), events.tolist())
+    assert len(users) == 7
+
+    def merged(*given: Any) -> Any:
+        found = merge(*given)
+        parts.append((sum(map(len, given[2])), len(found[0])))
+        return found
+
+    monkeypatch.setattr(train_counts, "_RECORDS", 10)
+    monkeypatch.setattr(train_counts, "_EVENTS", 60)
+    monkeypatch.setattr(train_counts, "_merged", merged)
+    cut = count_train(examples, NUM_ITEMS)
+    # A few records more than the block, and no more than one entry for each user, are all that is kept at a time.
+    assert len(parts) > 3
+    assert all(waiting <= 60 + 10 * 6 and kept <= 7 for waiting, kept in parts)
+    for name in ("user", "user_events"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name))
+    for name in ("fresh", "first", "pair", "times"):
+        np.testing.assert_array_equal(getattr(cut.items, name), getattr(whole.items, name))
 
 
 def test_any_feature_of_items_and_users_is_a_slice(tmp_path: Path):
