@@ -152,6 +152,10 @@ class OpeConfig(Config):
         return f"{'session' if self.decided_by in SEQUENTIAL else self.decided_on}/{self.decided_by}"
 
 
+SLICES = ("step", "item", "session", "user", "feedback")
+"""What is in front of the names of the slices by what trajectories hold; see `components.evaluator.slices.slice_masks`."""
+
+
 class SliceTable(Config):
     """A feature of items or users that the trajectories do not hold; events are sliced by it."""
 
@@ -198,6 +202,18 @@ class EvaluatorConfig(Config):
         if unknown or not splits:
             raise ValueError(f"expected one or more of {', '.join(SPLITS)}, found {', '.join(unknown) or 'none'}")
         return splits
+
+    @pydantic.field_validator("slices")
+    @classmethod
+    def _slices_have_names_of_their_own(cls, slices: tuple[SliceTable, ...]) -> tuple[SliceTable, ...]:
+        names = [table.name for table in slices]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        taken = [name for name in names if name.partition("/")[0] in SLICES]
+        if twice:
+            raise ValueError(f"two tables are called {', '.join(twice)}; their slices could not be told apart")
+        if taken:
+            raise ValueError(f"tables are called {', '.join(taken)}, but slices of the trajectories begin with {', '.join(SLICES)}")
+        return slices
 
     @property
     def decisive_protocol(self) -> ProtocolName:

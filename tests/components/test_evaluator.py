@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from components.artifacts import Artifact
+from components.evaluation import Decisions
 from components.evaluator import executor
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge, judge_health, judge_spread
-from components.evaluator.config import SEQUENTIAL, BlessingConfig, EstimatorName, EvaluatorConfig
+from components.evaluator.config import SEQUENTIAL, SLICES, BlessingConfig, EstimatorName, EvaluatorConfig
 from components.evaluator.executor import execute
+from components.evaluator.slices import slice_masks
 from components.model_io import ModelConfig, RankingModel, build_model, load_model, save_model
 from models.baselines import BASELINES
 from models.frameworks import tf
@@ -208,6 +210,16 @@ def test_all_estimators_can_be_named_but_magic():
     assert list(SEQUENTIAL) == [name for name in get_args(EstimatorName) if issubclass(ESTIMATORS[name], SequentialEstimator)]
 
 
+def _table(name: str) -> dict[str, str]:
+    return {"name": name, "path": "x.csv", "of": "user", "key_column": "id", "column": "c"}
+
+
+def test_the_slices_of_trajectories_begin_with_the_names_that_are_taken():
+    state = np.zeros(1, np.int64)
+    decisions = Decisions(state, state, state[:, None], state, state, state, state, state, state)
+    assert {name.partition("/")[0] for name in slice_masks(decisions, 3, state)} == set(SLICES)
+
+
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
@@ -219,6 +231,8 @@ def test_all_estimators_can_be_named_but_magic():
         ({"blessing": {"force": {"by": "Ada", "reason": "because"}}}, "reason"),
         ({"blessing": {"force": {"reason": "the log of last week is broken"}}}, "by"),
         ({"ope": {"as_logged": 0.9, "as_random": 0.1}}, "leave no decision to the ranker"),
+        ({"slices": [_table("brand"), _table("colour"), _table("brand")]}, "two tables are called brand; "),
+        *(({"slices": [_table("brand"), _table(name)]}, f"tables are called {name}, but slices") for name in (*SLICES, "user/age")),
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_an_error(plain: dict[str, Any], message: str):

@@ -1,5 +1,6 @@
 """Estimates over parts on Beam are those of one machine; a better policy is blessed, and what the log cannot tell is refused."""
 
+import gzip
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -536,6 +537,39 @@ def test_any_feature_of_items_and_users_is_a_slice(tmp_path: Path):
     (tmp_path / "items.csv").write_text("id,colour\na,red\na,blue\n", encoding="utf-8")
     with pytest.raises(ComponentError, match=r"items.csv:3: item 'a' is 'blue' here and 'red' before"):
         table_masks(tables[:1], decisions, ["a"])
+
+
+def _item_table(path: Path, **changes: Any) -> SliceTable:
+    return SliceTable(**{"name": "colour", "path": str(path), "of": "item", "key_column": "id", "column": "colour", **changes})
+
+
+def test_a_value_called_other_is_one_with_the_rest(tmp_path: Path):
+    # With a mark of byte order in front, as spreadsheets write it.
+    (tmp_path / "items.csv").write_text("id,colour\na,other\nb,red\nc,blue\n", encoding="utf-8-sig")
+    decisions = plain_decisions(np.arange(5), np.zeros((5, 1), np.int64), np.array([1, 1, 1, 2, 3]))
+    masks = table_masks([_item_table(tmp_path / "items.csv", max_values=1)], decisions, ["a", "b", "c"])
+    # One value is kept, and it is `other` by its events; red and blue are the rest.
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()} == {"colour/other": [0, 1, 2, 3, 4]}
+
+
+BROKEN: dict[str, tuple[str, bytes, str]] = {
+    "no text": ("items.csv", b"id,colour\na,\xff\n", r"items\.csv: cannot be read as UTF-8 .*0xff"),
+    "no text in the header": ("items.csv", b"id,\xffcolour\n", r"items\.csv: cannot be read as UTF-8 .*0xff"),
+    "a field without end": ("items.csv", b"id,colour\na,red\nb," + b"x" * 200_000, r"items\.csv:3: field larger than field limit"),
+    "a short row": ("items.csv", b"id,colour\na,red\nb\n", r"items\.csv:3: expected 2 fields, found 1"),
+    "half a file": ("items.csv.gz", gzip.compress(b"id,colour\n" + bytes(range(97, 123)) * 400)[:-20], r"items\.csv\.gz: EOFError"),
+    "another file": ("items.csv.gz", b"id,colour\na,red\n", r"items\.csv\.gz: BadGzipFile"),
+    "a damaged file": ("items.csv.gz", gzip.compress(b"id,colour\n")[:10] + b"\xff" * 30, r"items\.csv\.gz: error: Error -3"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_table_that_cannot_be_read_is_an_error_that_names_it(name: str, tmp_path: Path):
+    file, content, message = BROKEN[name]
+    (tmp_path / file).write_bytes(content)
+    decisions = plain_decisions(np.arange(1), np.zeros((1, 1), np.int64), np.array([1]))
+    with pytest.raises(ComponentError, match=message):
+        table_masks([_item_table(tmp_path / file)], decisions, ["a"])
 
 
 def test_many_slices_are_not_judged_as_if_each_were_alone():
