@@ -16,7 +16,7 @@ from components.datasets.files import list_files, open_log
 from components.evaluation import Decisions
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED
 from components.evaluator.config import SliceTable
-from components.trajectory_io import user_keys
+from components.trajectory_io import name_keys
 from models.frameworks import tf
 from models.metrics.ranking import RankedSteps, bootstrap, difference, intervals, sum_by_session
 from schemas.interaction import FEEDBACK_ROLES
@@ -91,7 +91,7 @@ def table_masks(tables: Sequence[SliceTable], decisions: Decisions, items: Seque
             names = np.array([_NONE, *(values.get(item, _NONE) for item in items), _NONE], np.object_)
             found = names[np.minimum(decisions.target, len(items) + 1)]
         else:
-            keys = user_keys(tf.constant(list(values), tf.string, [len(values)])).numpy()
+            keys = name_keys(tf.constant(list(values), tf.string, [len(values)])).numpy()
             order = np.argsort(keys)
             names = np.array([*(list(values.values())[place] for place in order), _NONE], np.object_)
             place = np.searchsorted(keys[order], decisions.user)

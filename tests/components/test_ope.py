@@ -20,7 +20,7 @@ from components.evaluator.slices import known_before, measure_slices, slice_mask
 from components.evaluator.train_counts import TrainCounts, count_train
 from components.evaluator.value import LOGGED, estimate_value
 from components.ope import estimate_panels
-from components.trajectory_io import user_keys
+from components.trajectory_io import name_keys
 from models.frameworks import tf
 from models.metrics.ranking import MAX_RANK, RankedSteps
 from models.ope.behaviour import Counts, CrossFittedBehaviour, Rounds
@@ -514,7 +514,7 @@ def test_the_train_split_is_counted_a_part_at_a_time(tmp_path: Path, monkeypatch
 def test_any_feature_of_items_and_users_is_a_slice(tmp_path: Path):
     (tmp_path / "items.csv").write_text("id,colour\na,red\nb,blue\nc,green\nz,red\n", encoding="utf-8")
     (tmp_path / "users.csv").write_text("user,country\nanna,is\nbo,dk\n", encoding="utf-8")
-    users = user_keys(tf.constant(["anna", "bo", "eve"])).numpy()
+    users = name_keys(tf.constant(["anna", "bo", "eve"])).numpy()
     decisions = replace(
         plain_decisions(np.arange(6), np.zeros((6, 1), np.int64), np.array([1, 1, 2, 3, 4, 5])), user=users[[0, 0, 1, 2, 1, 0]]
     )
