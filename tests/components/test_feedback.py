@@ -190,12 +190,22 @@ def test_lines_that_are_no_events_are_counted_and_too_many_are_an_error(tmp_path
         join(str(events), str(served), tmp_path / "out", FeedbackConfig(), toy.context(tmp_path))
 
 
+NO_CHANCES: list[Any] = [
+    [0.5],
+    [0.5, 0.0],
+    [0.5, 1.5],
+    [0.5, -1.0],
+    [0.5, "0.5"],
+    [0.5, True],
+    [0.5, math.nan],
+    0.5,
+    "ab",
+    {"a": 1, "b": 1},
+]
+NO_ROWS: list[Any] = [None, "x", "0", 0.5, True, [0], math.inf]
 BAD_ROWS: list[tuple[dict[str, Any], str]] = [
-    *(
-        ({"propensity": found}, "propensity must hold a probability above 0 for each item")
-        for found in ([0.5], [0.5, 0.0], [0.5, 1.5], [0.5, -1.0], 0.5, "ab", {"a": 0.5, "b": 0.5}, [0.5, "0.5"], [0.5, True], [0.5, math.nan])
-    ),
-    *(({"row": found}, "row must be the number of the row") for found in (None, "x", "0", 0.5, True, [0], math.inf)),
+    *(({"propensity": found}, "propensity must hold a probability above 0 for each item") for found in NO_CHANCES),
+    *(({"row": found}, "row must be the number of the row") for found in NO_ROWS),
     ({"item_id": "ab"}, "no row that was served"),
     ({"request_id": None}, "no row that was served"),
 ]
