@@ -19,7 +19,7 @@ import numpy.typing as npt
 from components.artifacts import Artifact, write_json
 from components.base import ComponentError, Context
 from components.beam_runner import report, reporting_pipeline
-from components.trajectory_io import raw_records, shard_files
+from components.trajectory_io import parse, raw_records, shard_files
 from models.frameworks import tf
 from models.ope.behaviour import Rounds
 from models.ope.resampling import mixed
@@ -30,6 +30,7 @@ from schemas.trajectory import SPLITS
 
 _BATCH = 2048
 _PURCHASE = FEEDBACK_ROLES.index("purchase")
+_FLOATS = (trajectory.REWARD, trajectory.RETURN_TO_GO, trajectory.PROPENSITY)
 _COLUMNS = ("session", "history", "item", "reward", "to_go", "propensity")
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -119,28 +120,23 @@ def read_rounds(serialized: tf.Tensor, num_items: int) -> tuple[Columns, dict[st
     Returns:
         `session`, `history` [n, T-1], `item`, `reward`, `to_go`, `propensity` (NaN where there is none); and counts by name.
     """
-    integers = {name: tf.io.RaggedFeature(tf.int64) for name in (trajectory.ITEM_ID, trajectory.FEEDBACK)}
-    floats = {name: tf.io.RaggedFeature(tf.float32) for name in (trajectory.REWARD, trajectory.RETURN_TO_GO, trajectory.PROPENSITY)}
-    plain = {trajectory.NUM_CONTEXT: tf.io.FixedLenFeature([], tf.int64)}
-    texts = {name: tf.io.FixedLenFeature([], tf.string) for name in (trajectory.USER_ID, trajectory.SESSION_ID)}
-    parsed = tf.io.parse_example(serialized, {**integers, **floats, **plain, **texts})
-    names = tf.strings.join([parsed[trajectory.USER_ID], parsed[trajectory.SESSION_ID]], "\x00")
-    session = tf.strings.to_hash_bucket_fast(names, (1 << 63) - 1).numpy().astype(np.uint64)
+    parsed = parse(serialized, (trajectory.PROPENSITY,))
+    session = parsed["session"].numpy().astype(np.uint64)
     item = parsed[trajectory.ITEM_ID].to_tensor().numpy()
-    length = parsed[trajectory.ITEM_ID].row_lengths().numpy()
+    length = parsed["length"].numpy()
     step = np.arange(item.shape[1])
     target = (step < length[:, None]) & (step >= parsed[trajectory.NUM_CONTEXT].numpy()[:, None])
     row, place = np.nonzero(target)
     history = np.where(step[None, :] < place[:, None], item[row], 0)[:, : max(1, item.shape[1] - 1)]
-    values = {name: parsed[name].to_tensor(np.nan, shape=[None, item.shape[1]]).numpy()[row, place].astype(np.float64) for name in floats}
+    values = {name: parsed[name].to_tensor(np.nan, shape=[None, item.shape[1]]).numpy()[row, place].astype(np.float64) for name in _FLOATS}
     logged = item[row, place]
-    last, known = Rounds(history, logged).last, logged < num_items
+    rounds, known = Rounds(history, logged), logged < num_items
     bought = parsed[trajectory.FEEDBACK].to_tensor().numpy()[row, place] == _PURCHASE
     counts = {
         "records": len(length),
         "with_history": int((known & (place > 0)).sum()),
-        "repeats": int((known & (history == logged[:, None]).any(axis=1)).sum()),
-        "repeats_of_last": int((known & (last == logged)).sum()),
+        "repeats": int((known & ~rounds.is_fresh).sum()),
+        "repeats_of_last": int((known & (rounds.last == logged)).sum()),
         # A session of several records counts once for each in which it has one.
         "sessions_with_purchase": len(np.unique(row[bought])),
         "sessions_with_reward": len(np.unique(row[values[trajectory.REWARD] > 0.0])),

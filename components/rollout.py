@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.artifacts import write_text
 from schemas import serving
 
 _PLATFORM = "tensorflow"
@@ -83,9 +83,4 @@ def write_rollout(rollout: Rollout, path: Path) -> None:
         entry.model_version_policy.latest.num_versions = rollout.num_latest
     for label, version in sorted(rollout.labels.items()):
         entry.version_labels[label] = version
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text_format.MessageToString(config))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_text(path, text_format.MessageToString(config))

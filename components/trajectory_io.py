@@ -161,21 +161,31 @@ def _ordered(
 
 
 def parse(serialized: tf.Tensor, more: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Parses [n] serialized records into ragged features [n, (T)], `more` among them, and plain ones [n]."""
+    """Parses [n] serialized records into ragged features [n, (T)], `more` among them, and plain ones [n].
+
+    Beside the features there are `length`, and keys of the session and of the user under `session` and `user`.
+    """
+    parsed = parse_named(serialized, more)
+    del parsed["name"]
+    return parsed
+
+
+def parse_named(serialized: tf.Tensor, more: tuple[str, ...] = ()) -> dict[str, Any]:
+    """As `parse`, and under `name` the names [n] of user and session, with a zero byte between."""
     spec = {name: tf.io.RaggedFeature(_dtype(name)) for name in (*_FEATURES, *more)}
     plain = {name: tf.io.FixedLenFeature([], _dtype(name)) for name in (trajectory.NUM_CONTEXT, trajectory.IS_TERMINAL)}
     names = {name: tf.io.FixedLenFeature([], tf.string) for name in (trajectory.USER_ID, trajectory.SESSION_ID)}
     parsed: dict[str, Any] = tf.io.parse_example(serialized, {**spec, **plain, **names})
     parsed["length"] = tf.cast(parsed[trajectory.ITEM_ID].row_lengths(), tf.int32)
     user = parsed.pop(trajectory.USER_ID)
-    joined = tf.strings.join([user, parsed.pop(trajectory.SESSION_ID)], "\x00")
-    parsed["session"] = tf.strings.to_hash_bucket_fast(joined, (1 << 63) - 1)
-    parsed["user"] = user_keys(user)
+    parsed["name"] = tf.strings.join([user, parsed.pop(trajectory.SESSION_ID)], "\x00")
+    parsed["session"] = name_keys(parsed["name"])
+    parsed["user"] = name_keys(user)
     return parsed
 
 
-def user_keys(names: tf.Tensor) -> tf.Tensor:
-    """[n] keys of users by their names [n]."""
+def name_keys(names: tf.Tensor) -> tf.Tensor:
+    """[n] keys of users by their names [n], or of sessions by those of user and session."""
     return tf.strings.to_hash_bucket_fast(names, (1 << 63) - 1)
 
 

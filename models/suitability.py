@@ -17,7 +17,7 @@ import pydantic
 
 from models.ope import intervals
 from models.ope.bandit import SNIPS
-from models.ope.behaviour import CrossFittedBehaviour, Rounds
+from models.ope.behaviour import LATEST_STEP, CrossFittedBehaviour, Rounds
 from models.ope.diagnostics import WeightStatistics
 from models.ope.log import SessionLog
 from models.ope.resampling import folds
@@ -27,6 +27,7 @@ from schemas.config import Config
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 
 Code = Literal["reward", "horizon", "exploration", "long_term_gap", "evaluation"]
 Verdict = Literal["yes", "perhaps", "no"]
@@ -34,7 +35,6 @@ Verdict = Literal["yes", "perhaps", "no"]
 SHARES = (0.1, 0.25, 0.5, 1.0)
 """Shares of decisions that a new policy makes otherwise."""
 _SLATE = 10
-_LATEST_STEP = 20
 _PRIOR_EVENTS = 20.0
 _BEST_SHARE = 0.1
 _NORMAL_QUANTILE = 1.959964
@@ -155,13 +155,15 @@ def analyse(sample: LogSample, totals: Totals, rules: Rules | None = None) -> An
     rules = rules or Rules()
     behaviour = CrossFittedBehaviour(totals.num_items)
     behaviour.fit(sample.session, sample.rounds)
+    # [n, 10] where the logged item stands among the likeliest.
+    likeliest = behaviour.best(sample.session, sample.rounds.history, _SLATE) == sample.rounds.item[:, None]
     numbers: dict[str, Any] = {
         "reward": _reward(totals),
         "horizon": _horizon(sample, totals),
         "repeats": _repeats(totals),
-        "logging": _logging(sample, behaviour, totals.num_items),
+        "logging": _logging(sample, behaviour, likeliest, totals.num_items),
         "long_term_gap": long_term_gap(sample),
-        "evaluation": _evaluation(sample, behaviour, totals.test_sessions or totals.sessions),
+        "evaluation": _evaluation(sample, behaviour, likeliest.any(axis=1), totals.test_sessions or totals.sessions),
         "sample": {"sessions": len(np.unique(sample.session)), "events": len(sample.reward)},
     }
     findings = tuple(_findings(numbers, rules))
@@ -198,14 +200,13 @@ def _repeats(totals: Totals) -> dict[str, Any]:
     return {"rate": totals.repeats / max(1, totals.with_history), "of_last_rate": totals.repeats_of_last / max(1, totals.with_history)}
 
 
-def _logging(sample: LogSample, behaviour: CrossFittedBehaviour, num_items: int) -> dict[str, Any]:
+def _logging(sample: LogSample, behaviour: CrossFittedBehaviour, likeliest: Bools, num_items: int) -> dict[str, Any]:
     """How freely the logging policy chose, and whether a model of it can be believed."""
     counts = np.bincount(sample.rounds.item, minlength=num_items).astype(np.float64)
     shares = counts[counts > 0] / counts.sum()
     calibration, _ = behaviour.check(sample.session, sample.rounds)
     logged = sample.propensity
     loss = calibration.mean_log_loss() if logged is None else float(-np.log(logged).mean())
-    likeliest = behaviour.best(sample.session, sample.rounds.history, _SLATE) == sample.rounds.item[:, None]
     return {
         "propensities_logged": logged is not None,
         "entropy_bits": loss / math.log(2.0),
@@ -232,16 +233,15 @@ def long_term_gap(sample: LogSample) -> dict[str, Any]:
         `value`, `low`, `high`: difference of return to go, 95 % interval over sessions; `relative`, as a share of the mean return to go;
         `agreement`: share of the events of one choice that are in the other.
     """
-    repeated = (sample.rounds.history == sample.rounds.item[:, None]).any(axis=1)
-    arm = np.unique(sample.rounds.item * 2 + repeated, return_inverse=True)[1].ravel()
-    step = np.minimum((sample.rounds.history > 0).sum(axis=1), _LATEST_STEP)
+    arm = np.unique(sample.rounds.item * 2 + ~sample.rounds.is_fresh, return_inverse=True)[1].ravel()
+    step = sample.rounds.step
     half = folds(sample.session, 2, seed=1)
     values, variances, agreements = [], [], []
     for number in range(2):
         known, asked = np.flatnonzero(half != number), np.flatnonzero(half == number)
         scores, residual = [], np.zeros(0)
         for column in (sample.reward, sample.to_go):
-            level = _means(step[known], column[known], _LATEST_STEP + 1, float(column[known].mean()))
+            level = _means(step[known], column[known], LATEST_STEP + 1, float(column[known].mean()))
             scores.append(_means(arm[known], column[known] - level[step[known]], int(arm.max()) + 1, 0.0))
             residual = column[asked] - level[step[asked]]
         greedy, patient = (_best(score, arm[asked]) for score in scores)
@@ -276,7 +276,7 @@ def _best(score: Floats, arm: Ints) -> Ints:
     return np.sort(order[: max(1, int(_BEST_SHARE * len(arm)))])
 
 
-def _evaluation(sample: LogSample, behaviour: CrossFittedBehaviour, test_sessions: int) -> dict[str, Any]:
+def _evaluation(sample: LogSample, behaviour: CrossFittedBehaviour, likely: Bools, test_sessions: int) -> dict[str, Any]:
     """How exactly a policy could be judged that makes some decisions otherwise: it shows one of the ten likeliest items there.
 
     `half_width` is that of the reward of an event by this sample; `test_half_width` and `test_return_half_width` are those of the
@@ -286,7 +286,6 @@ def _evaluation(sample: LogSample, behaviour: CrossFittedBehaviour, test_session
     item = sample.rounds.item
     estimated = behaviour.probabilities(sample.session, sample.rounds.history, item[:, None])[:, 0]
     chance = estimated if sample.propensity is None else sample.propensity
-    likely = (behaviour.best(sample.session, sample.rounds.history, _SLATE) == item[:, None]).any(axis=1)
     place = np.unique(sample.session, return_inverse=True)[1].ravel()
     shrinks = math.sqrt((int(place.max()) + 1) / test_sessions)
     rows = []

@@ -26,8 +26,14 @@ EstimatorName = Literal[
     "sequential_dr",
     "wdr",
 ]
-"""Estimators by their names in `models.ope.registry`; those from `tis` on are of whole sessions."""
+"""Estimators by their names in `models.ope.registry`; those from `tis` on are of whole sessions. Not `magic`: what it resamples is
+`wdr`, so paired differences, by which the evaluator compares, would be those of `wdr`."""
 SEQUENTIAL: tuple[EstimatorName, ...] = ("tis", "sntis", "pdis", "snpdis", "sequential_dr", "wdr")
+
+
+ProtocolName = Literal["seen_kept", "seen_removed"]
+SEEN_REMOVED = "seen_removed/"
+"""In front of the keys of metrics under that protocol."""
 
 
 class Force(Config):
@@ -146,6 +152,10 @@ class OpeConfig(Config):
         return f"{'session' if self.decided_by in SEQUENTIAL else self.decided_on}/{self.decided_by}"
 
 
+SLICES = ("step", "item", "session", "user", "feedback")
+"""What is in front of the names of the slices by what trajectories hold; see `components.evaluator.slices.slice_masks`."""
+
+
 class SliceTable(Config):
     """A feature of items or users that the trajectories do not hold; events are sliced by it."""
 
@@ -168,9 +178,9 @@ class EvaluatorConfig(Config):
 
     splits: tuple[str, ...] = ("test",)
     """Splits to rank; the model's verdict is by the last of them."""
-    protocols: tuple[Literal["seen_kept", "seen_removed"], ...] = ("seen_kept",)
+    protocols: tuple[ProtocolName, ...] = ("seen_kept",)
     """`seen_kept`: items of the session can be recommended again, as shops need it. `seen_removed`: they cannot; its metrics
-    have `seen_removed/` in front of their keys."""
+    have `seen_removed/` in front of their keys. Slices and the estimated value are by the protocol of `blessing.metric`."""
     min_history: int = pydantic.Field(default=1, ge=0)
     """Events with fewer events before them are not ranked; 0 ranks first events too."""
     num_resamples: int = pydantic.Field(default=1000, ge=1)
@@ -192,3 +202,21 @@ class EvaluatorConfig(Config):
         if unknown or not splits:
             raise ValueError(f"expected one or more of {', '.join(SPLITS)}, found {', '.join(unknown) or 'none'}")
         return splits
+
+    @pydantic.field_validator("slices")
+    @classmethod
+    def _slices_have_names_of_their_own(cls, slices: tuple[SliceTable, ...]) -> tuple[SliceTable, ...]:
+        names = [table.name for table in slices]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        taken = [name for name in names if name.partition("/")[0] in SLICES]
+        if twice:
+            raise ValueError(f"two tables are called {', '.join(twice)}; their slices could not be told apart")
+        if taken:
+            raise ValueError(f"tables are called {', '.join(taken)}, but slices of the trajectories begin with {', '.join(SLICES)}")
+        return slices
+
+    @property
+    def decisive_protocol(self) -> ProtocolName:
+        """The protocol of the metric that models are compared by; the first one where that is not measured."""
+        wanted: ProtocolName = "seen_removed" if self.blessing.metric.startswith(SEEN_REMOVED) else "seen_kept"
+        return wanted if wanted in self.protocols else self.protocols[0]

@@ -22,7 +22,7 @@ from components.evaluator.blessing import (
     judge_spread,
     judge_value,
 )
-from components.evaluator.config import EvaluatorConfig
+from components.evaluator.config import SEEN_REMOVED, EvaluatorConfig
 from components.evaluator.slices import known_before, measure_slices, slice_masks, table_masks
 from components.evaluator.train_counts import count_train
 from components.evaluator.value import estimate_value
@@ -63,7 +63,7 @@ def execute(
         results[split] = {}
         for kind in config.protocols:
             protocol = Protocol(config.min_history, kind == "seen_removed", config.max_states)
-            decides = split == config.splits[-1] and kind == config.protocols[0]
+            decides = split == config.splits[-1] and kind == config.decisive_protocol
             keep = config.ope.k if config.ope.enabled and decides else 0
             ranked = {
                 CANDIDATE: rank_model(candidate.rank, candidate.vocabulary, examples, split, protocol, context, keep=keep),
@@ -76,7 +76,7 @@ def execute(
                 value, slices = _look_closer(config, ranked, examples, split, protocol, candidate, context)
             for name, baseline in baselines.items():
                 ranked[name] = rank_baseline(baseline, examples, split, num_items, protocol, context)
-            prefix = "" if kind == "seen_kept" else f"{kind}/"
+            prefix = SEEN_REMOVED if kind == "seen_removed" else ""
             measured = _measure(ranked, num_items, config, prefix)
             for name, metrics in measured.items():
                 results[split].setdefault(name, {}).update(metrics)
@@ -115,7 +115,9 @@ def _look_closer(
     train = None if split == "train" else count_train(examples, num_items)
     masks = slice_masks(decisions, num_items, train.events_of(decisions.user) if train else None)
     masks |= table_masks(config.slices, decisions, candidate.vocabulary[ITEM].to_pylist())
-    slices = measure_slices(ranked, masks, config.blessing.metric, config.num_resamples, config.seed)
+    # Within one protocol, keys have no prefix.
+    metric = config.blessing.metric.removeprefix(SEEN_REMOVED)
+    slices = measure_slices(ranked, masks, metric, config.num_resamples, config.seed)
     if not config.ope.enabled:
         return None, slices
     discount = float(examples.properties.get("discount", 1.0))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from components.base import ComponentError
 from components.evaluation import Decisions
 from components.evaluator.config import OpeConfig
-from models.ope.behaviour import Counts, CrossFittedBehaviour, Rounds
+from models.ope.behaviour import LATEST_STEP, Counts, CrossFittedBehaviour, Rounds
 from models.ope.diagnostics import Calibration, Overlap, WeightStatistics
 from models.ope.exact import MAX_TERMS, ExactSums
 from models.ope.log import SessionLog
@@ -24,7 +24,6 @@ Kind = Literal["event", "return", "session"]
 
 _PRIOR_ROUNDS = 3.0
 """Rounds that the mean of all counts as for an item, and that of the item for one that stood in the session."""
-_LATEST_STEP = 20
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -69,8 +68,8 @@ class Logged:
 
     @cached_property
     def step(self) -> Ints:
-        """[n] items before each, at most 20."""
-        return np.minimum((self.rounds.history > 0).sum(axis=1), _LATEST_STEP)
+        """[n] `Rounds.step`."""
+        return self.rounds.step
 
     def arms(self, item: Ints) -> Ints:
         """[n, K] number of each item [n, K], another one where it stands in the history."""
@@ -140,7 +139,7 @@ class ItemValues:
         self._log = log
         self._fold = folds(log.session, num_folds, seed=2)
         arm = log.arms(log.rounds.item[:, None])[:, 0]
-        steps, size = _LATEST_STEP + 1, 2 * log.num_items
+        steps, size = LATEST_STEP + 1, 2 * log.num_items
         self._levels, self._effects = np.zeros((num_folds, steps)), np.zeros((num_folds, size))
         for number in range(num_folds):
             rows = np.flatnonzero(log.known & (self._fold != number))

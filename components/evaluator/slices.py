@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from components.datasets.files import list_files, open_log
 from components.evaluation import Decisions
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED
 from components.evaluator.config import SliceTable
-from components.trajectory_io import user_keys
+from components.trajectory_io import name_keys
 from models.frameworks import tf
 from models.metrics.ranking import RankedSteps, bootstrap, difference, intervals, sum_by_session
 from schemas.interaction import FEEDBACK_ROLES
@@ -81,7 +82,7 @@ def table_masks(tables: Sequence[SliceTable], decisions: Decisions, items: Seque
         items: [N-1] names of items 1 to N-1.
 
     Raises:
-        ComponentError: A column is missing, or a key has two values.
+        ComponentError: A file cannot be read, a column or a field is missing, or a key has two values.
     """
     masks: dict[str, Bools] = {}
     for table in tables:
@@ -90,7 +91,7 @@ def table_masks(tables: Sequence[SliceTable], decisions: Decisions, items: Seque
             names = np.array([_NONE, *(values.get(item, _NONE) for item in items), _NONE], np.object_)
             found = names[np.minimum(decisions.target, len(items) + 1)]
         else:
-            keys = user_keys(tf.constant(list(values), tf.string, [len(values)])).numpy()
+            keys = name_keys(tf.constant(list(values), tf.string, [len(values)])).numpy()
             order = np.argsort(keys)
             names = np.array([*(list(values.values())[place] for place in order), _NONE], np.object_)
             place = np.searchsorted(keys[order], decisions.user)
@@ -103,7 +104,9 @@ def table_masks(tables: Sequence[SliceTable], decisions: Decisions, items: Seque
             masks[f"{table.name}/{kind}"] = found == kind
         rest = ~np.isin(found.astype(str), frequent)
         if rest.any():
-            masks[f"{table.name}/{_OTHER}"] = rest
+            # A value may be called so, too.
+            name = f"{table.name}/{_OTHER}"
+            masks[name] = masks[name] | rest if name in masks else rest
     return masks
 
 
@@ -111,18 +114,35 @@ def _read(table: SliceTable) -> dict[str, str]:
     """Feature by item or user id."""
     values: dict[str, str] = {}
     for file in list_files([table.path], "evaluator.slices"):
-        with open_log(file.path) as stream, io.TextIOWrapper(stream, "utf-8", newline="") as text:
-            rows = csv.DictReader(text)
-            for column in (table.key_column, table.column):
-                if column not in (rows.fieldnames or ()):
-                    raise ComponentError(
-                        f"{file.path}: no column {column!r}; its columns are {', '.join(rows.fieldnames or ()) or '(none)'}"
-                    )
-            for row in rows:
-                key, value = row[table.key_column], row[table.column] or _NONE
-                if values.setdefault(key, value) != value:
-                    raise ComponentError(f"{file.path}:{rows.line_num}: {table.of} {key!r} is {value!r} here and {values[key]!r} before")
+        try:
+            # What spreadsheets write has a mark of byte order in front.
+            with open_log(file.path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+                _read_rows(csv.reader(text), table, file.path, values)
+        except UnicodeDecodeError as error:
+            raise ComponentError(f"{file.path}: cannot be read as UTF-8 text: {error}") from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise ComponentError(f"{file.path}: {type(error).__name__}: {error}") from None
     return values
+
+
+def _read_rows(rows: Any, table: SliceTable, path: str, values: dict[str, str]) -> None:
+    """Adds the features of one file; `rows` is a reader of csv."""
+    try:
+        names: list[str] = next(rows, [])
+        for column in (table.key_column, table.column):
+            if column not in names:
+                raise ComponentError(f"{path}: no column {column!r}; its columns are {', '.join(names) or '(none)'}")
+        key_place, place = names.index(table.key_column), names.index(table.column)
+        for row in rows:
+            if not row:
+                continue
+            if len(row) <= max(key_place, place):
+                raise ComponentError(f"{path}:{rows.line_num}: expected {len(names)} fields, found {len(row)}")
+            key, value = row[key_place], row[place] or _NONE
+            if values.setdefault(key, value) != value:
+                raise ComponentError(f"{path}:{rows.line_num}: {table.of} {key!r} is {value!r} here and {values[key]!r} before")
+    except csv.Error as error:
+        raise ComponentError(f"{path}:{rows.line_num}: {error}") from None
 
 
 def measure_slices(

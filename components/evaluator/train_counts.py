@@ -46,6 +46,7 @@ def count_train(examples: Artifact, num_items: int) -> TrainCounts:
     """Counts every target of the train split; `num_items` is N, and unknown items count as what came before alone."""
     total = _counted([], num_items)
     kept: list[tuple[Ints, Ints, Bools]] = []
+    user, user_events = np.zeros((2, 0), np.int64)
     users: list[Ints] = []
     waiting = 0
     for serialized in raw_records(shard_files(examples, "train")).batch(_RECORDS):
@@ -60,12 +61,20 @@ def count_train(examples: Artifact, num_items: int) -> TrainCounts:
         fresh = np.zeros(len(item), bool)
         fresh[np.unique(np.repeat(np.arange(len(length)), length) * (num_items + 1) + item, return_index=True)[1]] = True
         kept.append((last[known], item[known], fresh[known]))
-        waiting += int(known.sum())
+        waiting += int(target.sum())
         if waiting > _EVENTS:
             total, kept, waiting = total + _counted(kept, num_items), [], 0
-            users = [np.concatenate(users)]
-    user, user_events = np.unique(np.concatenate(users or [np.zeros(0, np.int64)]), return_counts=True)
+            (user, user_events), users = _merged(user, user_events, users), []
+    user, user_events = _merged(user, user_events, users)
     return TrainCounts(total + _counted(kept, num_items), user, user_events)
+
+
+def _merged(user: Ints, events: Ints, more: list[Ints]) -> tuple[Ints, Ints]:
+    """Users [U] and their events [U] with those of more events, each by its user."""
+    keys, counts = np.unique(np.concatenate([user[:0], *more]), return_counts=True)
+    merged, place = np.unique(np.concatenate([user, keys]), return_inverse=True)
+    sums = np.bincount(place.ravel(), weights=np.concatenate([events, counts]), minlength=len(merged))
+    return merged, sums.astype(np.int64)
 
 
 def _counted(parts: list[tuple[Ints, Ints, Bools]], num_items: int) -> Counts:

@@ -84,7 +84,8 @@ def estimate_value(
     work = _Work(ope, policies, deployed, _estimators(ope, discount))
     slices = {name: mask[log.rows] for name, mask in (masks or {}).items()}
     resampling = Resampling(num_resamples=config.num_resamples, seed=config.seed)
-    panels = estimate_panels({**work.jobs(), **work.slice_jobs(slices)}, resampling, context)
+    slice_logs = work.slice_logs(slices)
+    panels = estimate_panels({**work.jobs(), **work.slice_jobs(slice_logs)}, resampling, context)
     candidate = work.logs["event", CANDIDATE]
     return {
         "key": ope.key,
@@ -99,7 +100,7 @@ def estimate_value(
         "weights": _weight_histogram(candidate.weight),
         "calibration": None if log.calibration is None else _reliability(log.calibration),
         "tipping_factor": _tipping_factor(ope, policies[CANDIDATE]),
-        "slices": work.slice_values(panels, slices),
+        "slices": work.slice_values(panels, slices, slice_logs),
     }
 
 
@@ -206,35 +207,38 @@ class _Work:
         assert kind in _KINDS
         return kind, self._estimators[kind][name]
 
-    def slice_jobs(self, slices: Mapping[str, Bools]) -> dict[str, PanelJob]:
-        """What is summed up for the slices that are large enough; a sequential estimator takes those of whole sessions."""
-        kind, estimator = self._decider
-        jobs: dict[str, PanelJob] = {}
+    def slice_logs(self, slices: Mapping[str, Bools]) -> dict[str, dict[str, SessionLog]]:
+        """Logs of the policies in the slices that are large enough; a sequential estimator takes those of whole sessions."""
+        kind, _ = self._decider
+        logs: dict[str, dict[str, SessionLog]] = {}
         if kind not in self._kinds:
-            return jobs
+            return logs
         for slice_name, rows in slices.items():
             log = self._policies[CANDIDATE].log
             if len(np.unique(log.session[rows & log.known])) < MIN_SESSIONS:
                 continue
             if kind == "session" and np.isin(log.session[rows], log.session[~rows]).any():
                 continue
-            for name, policy in self._policies.items():
-                jobs[f"{slice_name}|{name}"] = (policy.session_log(kind, rows), [estimator])
-        return jobs
+            logs[slice_name] = {name: policy.session_log(kind, rows) for name, policy in self._policies.items()}
+        return logs
 
-    def slice_values(self, panels: Mapping[str, Panel], slices: Mapping[str, Bools]) -> dict[str, Any]:
+    def slice_jobs(self, logs: Mapping[str, Mapping[str, SessionLog]]) -> dict[str, PanelJob]:
+        """What is summed up for the slices."""
+        _, estimator = self._decider
+        return {f"{slice_name}|{name}": (log, [estimator]) for slice_name, made in logs.items() for name, log in made.items()}
+
+    def slice_values(
+        self, panels: Mapping[str, Panel], slices: Mapping[str, Bools], logs: Mapping[str, Mapping[str, SessionLog]]
+    ) -> dict[str, Any]:
         """By slice, how far the candidate is above what is deployed."""
         kind, estimator = self._decider
         # A slice of fewer sessions than a whole log needs is still worth a look.
         required = self._required.model_copy(update={"min_sessions": MIN_SESSIONS, "min_effective_size": float(MIN_SESSIONS)})
         found = {}
-        for slice_name, rows in slices.items():
-            if f"{slice_name}|{CANDIDATE}" not in panels:
-                continue
+        for slice_name, made in logs.items():
             statistics = {name: panels[f"{slice_name}|{name}"].statistics[estimator.key] for name in self._policies}
-            known = {
-                name: self._known_of(name, policy, kind, policy.session_log(kind, rows), rows) for name, policy in self._policies.items()
-            }
+            rows = slices[slice_name]
+            known = {name: self._known_of(name, policy, kind, made[name], rows) for name, policy in self._policies.items()}
             counts = {"events": statistics[CANDIDATE].num_rounds, "sessions": statistics[CANDIDATE].num_sessions}
             found[slice_name] = {**counts, **self._difference(statistics, known, required)}
         return found

@@ -185,7 +185,7 @@ class JoinPartition(beam.DoFn):
         # Where a request was answered twice, the later answer counts.
         for _, line in sorted(served):
             record = json.loads(line)
-            shown[str(record[serving.REQUEST_ID]), int(record.get(served_log.ROW, 0))] = _answers(record)
+            shown[str(record[serving.REQUEST_ID]), record.get(served_log.ROW, 0)] = _answers(record)
         counts: Counter[str] = Counter()
         path = Path(self._folder) / f"interactions-{number:05}-of-{self._num_partitions:05}.jsonl.gz"
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
@@ -206,7 +206,7 @@ class JoinPartition(beam.DoFn):
             return ORGANIC, None, None
         try:
             answer = shown.get((str(request), int(event.get(self._config.row_key) or 0)))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             answer = None
         if answer is None:
             return UNKNOWN, None, None
@@ -221,11 +221,18 @@ def _answers(record: dict[str, Any]) -> dict[str, tuple[int, float | None]]:
     items, propensities = record.get(serving.ITEM_ID), record.get(serving.PROPENSITY)
     if record.get(serving.REQUEST_ID) is None or not isinstance(items, list):
         raise ValueError(f"no row that was served: it needs {serving.REQUEST_ID} and {serving.ITEM_ID}")
+    row = record.get(served_log.ROW, 0)
+    if type(row) is not int:
+        raise ValueError(f"{served_log.ROW} must be the number of the row, found {json.dumps(row)}")
     if propensities is None:
         propensities = [None] * len(items)
-    if len(propensities) != len(items) or not all(value is None or 0.0 < value <= 1.0 for value in propensities):
+    if not isinstance(propensities, list) or len(propensities) != len(items) or not all(map(_is_chance, propensities)):
         raise ValueError(f"{serving.PROPENSITY} must hold a probability above 0 for each item")
     return {str(item): (place, chance) for place, (item, chance) in enumerate(zip(items, propensities, strict=True))}
+
+
+def _is_chance(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0.0 < value <= 1.0)
 
 
 def _write(value: Any, path: str) -> None:

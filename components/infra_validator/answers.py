@@ -14,7 +14,7 @@ def answer_problem(answers: list[dict[str, Any]], expected: list[dict[str, Any]]
     Args:
         answers: Outputs by name of each request.
         expected: The same at export.
-        tolerance: Difference of scores that is none, as a part of scores above 1.
+        tolerance: Difference of scores and propensities that is none, as a part of scores above 1.
     """
     if len(answers) != len(expected):
         return f"{len(answers)} answers to {len(expected)} warm-up requests"
@@ -38,8 +38,23 @@ def _request_problem(found: dict[str, Any], wanted: dict[str, Any], tolerance: f
         if serving.ITEM_ID in wanted:
             items, items_wanted = found[serving.ITEM_ID][row], wanted[serving.ITEM_ID][row]
         problem = _row_problem(items, scores, items_wanted, wanted[serving.SCORE][row], tolerance)
+        if not problem and serving.PROPENSITY in wanted:
+            chances = found[serving.PROPENSITY][row] if row < len(found[serving.PROPENSITY]) else []
+            problem = _chance_problem(chances, wanted[serving.PROPENSITY][row], items == items_wanted, tolerance)
         if problem:
             return f", row {row}: {problem}"
+    return None
+
+
+def _chance_problem(chances: list[float], wanted: list[float], has_same_items: bool, tolerance: float) -> str | None:
+    """What is wrong with the propensities of a row; where near ties changed places, they belong to other items than at export."""
+    if len(chances) != len(wanted):
+        return f"{len(chances)} propensities, {len(wanted)} at export"
+    if not all(math.isfinite(chance) for chance in chances):
+        return f"propensities are not finite: {chances}"
+    off = [place for place, (a, b) in enumerate(zip(chances, wanted, strict=True)) if abs(a - b) > tolerance]
+    if has_same_items and off:
+        return f"propensity {chances[off[0]]} at place {off[0]}, {wanted[off[0]]} at export"
     return None
 
 

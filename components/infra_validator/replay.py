@@ -239,7 +239,6 @@ def plain(array: np.ndarray[Any, Any]) -> Any:
 
 
 def main(folder: str, seconds: float) -> None:
-    begun = time.monotonic()
     library = Library(tensorflow_folder())
     from tensorflow.core.protobuf import saved_model_pb2
     from tensorflow_serving.apis import prediction_log_pb2
@@ -252,7 +251,6 @@ def main(folder: str, seconds: float) -> None:
         "tensorflow": library.c.TF_Version().decode(),
         "operations": sorted(operations),
         "unknown_operations": sorted(operations - library.operations()),
-        "python": "tensorflow.python" in sys.modules,
         "answers": [],
         "request_seconds": [],
     }
@@ -272,7 +270,6 @@ def main(folder: str, seconds: float) -> None:
         reply["measured_seconds"] = measure(model, requests, seconds)
         reply["smallest_batch"] = min((rows for _, _, rows in requests), default=0)
         reply["memory_megabytes"] = {"before": before, "most": memory_megabytes("VmHWM")}
-    reply["import_seconds"] = imported - begun
     print(json.dumps(reply, allow_nan=True))
 
 

@@ -27,7 +27,7 @@ from components.leakage_audit.findings import Keys, RecordBatch, SplitFindings, 
 from components.neighbours import read_sessions
 from components.trajectory_gen.shuffle import BlockRef, store_blocks
 from components.trajectory_gen.vocabulary import ITEM, read_vocabulary
-from components.trajectory_io import raw_records, shard_files
+from components.trajectory_io import parse_named, raw_records, shard_files
 from models.frameworks import tf
 from schemas import trajectory
 from schemas.interaction import FEEDBACK_ROLES
@@ -174,11 +174,11 @@ class CountShard(beam.DoFn):
         keys: dict[str, list[Keys]] = {kind: [] for kind in _KINDS}
         names: dict[str, list[npt.NDArray[np.object_]]] = {kind: [] for kind in _KINDS}
         for serialized in raw_records([path]).batch(_BATCH):
-            batch, session = parse_records(serialized)
+            batch, session_keys, session = parse_records(serialized)
             findings = findings + SplitFindings.of(batch, self._num_items, self._bounds[split], self._discount)
             # Every record has the key of its session, because any stretch of it may have gone astray.
             for kind, (chosen, found) in {
-                _NAME: (np.arange(len(session)), session_name_keys(session)),
+                _NAME: (np.arange(len(session)), session_keys),
                 _CONTENT: copy_keys(batch, self._min_copied_events),
             }.items():
                 keys[kind].append(found)
@@ -207,24 +207,13 @@ def _text(name: bytes) -> str:
     return name.partition(b"\x00")[2].decode("utf-8", "backslashreplace")
 
 
-def session_name_keys(session: npt.NDArray[np.object_]) -> Keys:
-    """[R] keys of sessions by user and name."""
-    hashed = tf.strings.to_hash_bucket_fast(tf.constant(session, tf.string, [len(session)]), (1 << 63) - 1)
-    keys: Keys = hashed.numpy().astype(np.uint64)
-    return keys
-
-
-def parse_records(serialized: tf.Tensor) -> tuple[RecordBatch, npt.NDArray[np.object_]]:
-    """Columns of [R] serialized records, and [R] user and session name of each, with a zero byte between."""
-    ragged = {name: tf.io.RaggedFeature(tf.int64) for name in (trajectory.ITEM_ID, trajectory.FEEDBACK, trajectory.TIMESTAMP)}
-    floats = {name: tf.io.RaggedFeature(tf.float32) for name in (trajectory.REWARD, trajectory.RETURN_TO_GO)}
-    plain = {name: tf.io.FixedLenFeature([], tf.int64) for name in (trajectory.NUM_CONTEXT, trajectory.IS_TERMINAL)}
-    texts = {name: tf.io.FixedLenFeature([], tf.string) for name in (trajectory.USER_ID, trajectory.SESSION_ID)}
-    parsed = tf.io.parse_example(serialized, {**ragged, **floats, **plain, **texts})
-    item, feedback, time = (parsed[name].flat_values.numpy() for name in ragged)
-    reward, to_go = (parsed[name].flat_values.numpy().astype(np.float64) for name in floats)
+def parse_records(serialized: tf.Tensor) -> tuple[RecordBatch, Keys, npt.NDArray[np.object_]]:
+    """Columns of [R] serialized records, keys of their sessions [R], and [R] user and session name of each, with a zero byte between."""
+    parsed = parse_named(serialized, (trajectory.TIMESTAMP,))
+    item, feedback, time = (parsed[name].flat_values.numpy() for name in (trajectory.ITEM_ID, trajectory.FEEDBACK, trajectory.TIMESTAMP))
+    reward, to_go = (parsed[name].flat_values.numpy().astype(np.float64) for name in (trajectory.REWARD, trajectory.RETURN_TO_GO))
     batch = RecordBatch(
-        parsed[trajectory.ITEM_ID].row_lengths().numpy(),
+        parsed["length"].numpy().astype(np.int64),
         parsed[trajectory.NUM_CONTEXT].numpy(),
         item,
         feedback,
@@ -233,8 +222,7 @@ def parse_records(serialized: tf.Tensor) -> tuple[RecordBatch, npt.NDArray[np.ob
         to_go,
         parsed[trajectory.IS_TERMINAL].numpy(),
     )
-    session = tf.strings.join([parsed[trajectory.USER_ID], parsed[trajectory.SESSION_ID]], "\x00").numpy()
-    return batch, session
+    return batch, parsed["session"].numpy().astype(np.uint64), parsed["name"].numpy()
 
 
 class SumFindings(beam.CombineFn):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from components.artifacts import write_text
+from components.base import ComponentError
 from components.pusher.config import PusherConfig
 from components.rollout import Rollout, RolloutError, read_rollout, versions_in, write_rollout
 from schemas import serving
@@ -26,31 +27,43 @@ def write_bundle(destination: Path, version: int, config: PusherConfig, examples
         version: What was pushed.
         config: Label and places.
         examples: Folder with example requests of the exported model; may be missing.
+
+    Raises:
+        ComponentError: It is a canary, and the `models.config` that is there cannot be read.
     """
     name = destination.name
     base_path = config.served_path or str(destination)
+    rollout = next_rollout(destination, version, config.label, base_path)
     for file, text in texts(name, base_path, config).items():
-        path = destination / file
-        path.parent.mkdir(exist_ok=True)
-        _replace(path, text)
+        write_text(destination / file, text)
     if examples.is_dir():
         for example in sorted(examples.iterdir()):
             (destination / serving.EXAMPLES_FOLDER).mkdir(exist_ok=True)
             shutil.copy2(example, destination / serving.EXAMPLES_FOLDER / example.name)
-    write_rollout(next_rollout(destination, version, config.label, base_path), destination / serving.MODELS_FILE)
+    write_rollout(rollout, destination / serving.MODELS_FILE)
 
 
 def next_rollout(destination: Path, version: int, label: str, base_path: str) -> Rollout:
-    """What is served after a push: a stable version alone, a canary beside the stable one."""
+    """What is served after a push: a stable version alone, a canary beside the stable one.
+
+    Where `models.config` names no stable version that is still there, it is the greatest before the canary; a canary is stable itself
+    where there is no other version.
+
+    Raises:
+        ComponentError: It is a canary, and `models.config` cannot be read.
+    """
     stable = version
     path = destination / serving.MODELS_FILE
     if label == serving.CANARY:
+        versions = versions_in(destination)
+        before = max((earlier for earlier in versions if earlier < version), default=version)
         try:
-            stable = read_rollout(path).labels.get(serving.STABLE, version) if path.is_file() else version
-        except RolloutError:
-            stable = version
-        if stable not in versions_in(destination):
-            stable = version
+            stable = read_rollout(path).labels.get(serving.STABLE, before) if path.is_file() else before
+        except RolloutError as error:
+            # A guess might send everybody to what is meant for a few.
+            raise ComponentError(f"pusher.label is {serving.CANARY}, and what is stable cannot be told: {error}") from None
+        if stable not in versions:
+            stable = before
     labels = {serving.STABLE: stable} if stable == version else {serving.STABLE: stable, serving.CANARY: version}
     return Rollout(destination.name, base_path, tuple(sorted({stable, version})), labels=labels)
 
@@ -80,12 +93,6 @@ def texts(name: str, base_path: str, config: PusherConfig) -> Mapping[str, str]:
         f"{KUBERNETES_FOLDER}/deployment.yaml": _DEPLOYMENT,
     }
     return {file: template % values for file, template in templates.items()}
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 _BATCHING = """\

@@ -45,6 +45,10 @@ _CELLS = 1 << 20
 """Probabilities that are worked out at a time."""
 
 
+LATEST_STEP = 20
+"""Steps of a session from which on all count as one, because few sessions have them."""
+
+
 @dataclass(frozen=True)
 class Rounds:
     """n decisions of a log.
@@ -69,6 +73,12 @@ class Rounds:
         length = (self.history > 0).sum(axis=1)
         last: Ints = np.where(length > 0, self.history[np.arange(len(length)), np.maximum(length, 1) - 1], 0)
         return last
+
+    @property
+    def step(self) -> Ints:
+        """[n] items before each, at most `LATEST_STEP`."""
+        step: Ints = np.minimum((self.history > 0).sum(axis=1), LATEST_STEP)
+        return step
 
     def take(self, rows: npt.NDArray[np.generic]) -> Rounds:
         """Some of them."""
@@ -170,6 +180,7 @@ class CountBehaviour:
         sizes[0] = 0
         self._totals = np.bincount(self._class, weights=sizes, minlength=len(_CLASSES) + 1)
         self._share = sizes / np.maximum(self._totals, 1.0)[self._class]
+        # [levels + 1, parts]; the last level is that of beginnings.
         self._weights = self._possible() / self._possible().sum(axis=1, keepdims=True)
         last, left_out = rounds.last, _LeftOut.of(session, rounds, counts)
         parts = self._parts(rounds.history, last, rounds.item[:, None], left_out)[:, 0]
@@ -181,16 +192,11 @@ class CountBehaviour:
             kept = sums + _PRIOR * self._possible()
             self._weights = kept / kept.sum(axis=1, keepdims=True)
 
-    @property
-    def weights(self) -> Floats:
-        """[levels + 1, parts] weights of the parts; the last level is that of beginnings."""
-        return self._weights
-
     def probabilities(self, history: Ints, item: Ints) -> Floats:
         """[n, K] probabilities of items [n, K] after histories [n, L]."""
         last = Rounds(history, item[:, 0]).last
         found = np.empty(item.shape)
-        # What each part says takes five numbers for each of them.
+        # What the parts say takes `_PARTS` numbers for each of them.
         size = max(1, _CELLS // max(1, item.shape[1]))
         for begin in range(0, len(item), size):
             rows = slice(begin, begin + size)

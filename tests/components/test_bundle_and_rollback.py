@@ -1,8 +1,8 @@
 """What the pusher writes beside the versions, and the way back."""
 
 import json
-import sys
-from importlib import import_module
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,6 @@ from components.pusher.config import PusherConfig
 from components.pusher.rollback import roll_back
 from components.rollout import Rollout, RolloutError, read_rollout, versions_in, write_rollout
 from pipeline.cli import app
-
-sys.path.append(str(Path(__file__).parents[1] / "models"))
-toy = import_module("toy_shop")
 
 
 def _version(folder: Path, version: int, content: str) -> None:
@@ -93,6 +90,39 @@ def test_a_first_canary_is_stable_because_there_is_nothing_else(tmp_path: Path):
     _version(tmp_path / "shop", 1, "a")
     write_bundle(tmp_path / "shop", 1, PusherConfig(label="canary"), tmp_path / "none")
     assert read_rollout(tmp_path / "shop" / "models.config").labels == {"stable": 1}
+
+
+def _without_a_file(path: Path) -> None:
+    path.unlink()
+
+
+def _without_a_label(path: Path) -> None:
+    write_rollout(Rollout("shop_1", str(path.parent), (3,)), path)
+
+
+def _with_a_version_that_is_gone(path: Path) -> None:
+    write_rollout(Rollout("shop_1", str(path.parent), (9,), labels={"stable": 9}), path)
+
+
+@pytest.mark.parametrize("spoil", [_without_a_file, _without_a_label, _with_a_version_that_is_gone])
+def test_a_canary_that_finds_no_stable_version_leaves_the_one_before_it_stable(spoil: Callable[[Path], None], folder: Path):
+    spoil(folder / "models.config")
+    _version(folder, 4, "d")
+    write_bundle(folder, 4, PusherConfig(label="canary"), folder / "none")
+    assert read_rollout(folder / "models.config") == Rollout("shop_1", str(folder), (3, 4), labels={"stable": 3, "canary": 4})
+
+
+def test_a_canary_beside_a_damaged_file_is_an_error_and_changes_nothing(folder: Path):
+    path = folder / "models.config"
+    path.write_text("model_config_list { config { nam: 1 } }")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    _version(folder, 4, "d")
+    with pytest.raises(ComponentError, match=rf"pusher\.label is canary, and what is stable cannot be told: {re.escape(str(path))}: "):
+        write_bundle(folder, 4, PusherConfig(label="canary"), folder / "none")
+    assert {file: file.read_bytes() for file in before} == before
+    # What is meant for everybody needs no file.
+    write_bundle(folder, 4, PusherConfig(), folder / "none")
+    assert read_rollout(path).labels == {"stable": 4}
 
 
 def test_manifests_fit_together(folder: Path):

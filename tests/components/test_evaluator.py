@@ -6,20 +6,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from components.artifacts import Artifact
+from components.evaluation import Decisions
 from components.evaluator import executor
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge, judge_health, judge_spread
-from components.evaluator.config import BlessingConfig, EvaluatorConfig
+from components.evaluator.config import SEQUENTIAL, SLICES, BlessingConfig, EstimatorName, EvaluatorConfig
 from components.evaluator.executor import execute
+from components.evaluator.slices import slice_masks
 from components.model_io import ModelConfig, RankingModel, build_model, load_model, save_model
 from models.baselines import BASELINES
 from models.frameworks import tf
 from models.metrics.ranking import sum_by_session
+from models.ope.registry import ESTIMATORS
+from models.ope.sequential import SequentialEstimator
 from schemas.config import ConfigError, decode
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
@@ -198,6 +202,24 @@ def test_values_beyond_what_rewards_allow_are_not_healthy():
     assert judge_health({"q_scale": 3.0, "q_bound": 2.0}, BlessingConfig(max_value_size=None)) == []
 
 
+def test_all_estimators_can_be_named_but_magic():
+    """Resampled values of MAGIC are those of WDR, so the interval of a difference of two blends, by which the evaluator compares, would
+    be that of a difference of two WDRs, and `wdr` has that name; besides, its products grow with the square of the longest session."""
+    assert [*get_args(EstimatorName), "magic"] == list(ESTIMATORS)
+    # Those of whole sessions are the ones that are asked for whole sessions.
+    assert list(SEQUENTIAL) == [name for name in get_args(EstimatorName) if issubclass(ESTIMATORS[name], SequentialEstimator)]
+
+
+def _table(name: str) -> dict[str, str]:
+    return {"name": name, "path": "x.csv", "of": "user", "key_column": "id", "column": "c"}
+
+
+def test_the_slices_of_trajectories_begin_with_the_names_that_are_taken():
+    state = np.zeros(1, np.int64)
+    decisions = Decisions(state, state, state[:, None], state, state, state, state, state, state)
+    assert {name.partition("/")[0] for name in slice_masks(decisions, 3, state)} == set(SLICES)
+
+
 @pytest.mark.parametrize(
     ("plain", "message"),
     [
@@ -209,6 +231,8 @@ def test_values_beyond_what_rewards_allow_are_not_healthy():
         ({"blessing": {"force": {"by": "Ada", "reason": "because"}}}, "reason"),
         ({"blessing": {"force": {"reason": "the log of last week is broken"}}}, "by"),
         ({"ope": {"as_logged": 0.9, "as_random": 0.1}}, "leave no decision to the ranker"),
+        ({"slices": [_table("brand"), _table("colour"), _table("brand")]}, "two tables are called brand; "),
+        *(({"slices": [_table("brand"), _table(name)]}, f"tables are called {name}, but slices") for name in (*SLICES, "user/age")),
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_an_error(plain: dict[str, Any], message: str):
@@ -326,6 +350,34 @@ def test_the_verdict_is_by_the_last_split(tmp_path: Path):
     first, last = (f"{found['evaluation']['metrics'][split][CANDIDATE]['reward@10'][0]:.4f}" for split in ("test", "eval"))
     assert first != last
     assert found["blessing"]["reasons"][0] == f"reward@10 {last} reaches 0"
+
+
+def test_slices_are_by_the_protocol_of_the_metric(tmp_path: Path):
+    blessing = BlessingConfig(metric="seen_removed/ndcg@10")
+    found, _ = _evaluate(tmp_path, toy.trained().model, toy.trained().model, protocols=("seen_removed",), blessing=blessing)
+    slices = found["evaluation"]["slices"]
+    whole = found["evaluation"]["metrics"]["test"][CANDIDATE]["seen_removed/ndcg@10"][0]
+    # Every event has a place in its session, and NDCG is a mean over events.
+    steps = [entry for name, entry in slices.items() if name.startswith("step/")]
+    assert sum(entry["events"] for entry in steps) == found["evaluation"]["counts"]["test"]["events"]
+    total = sum(entry["events"] * entry["models"][CANDIDATE][0] for entry in steps)
+    assert total / sum(entry["events"] for entry in steps) == pytest.approx(whole)
+    assert any(check["name"].startswith("slice/step/") for check in found["blessing"]["checks"])
+
+
+@pytest.mark.parametrize(
+    ("protocols", "metric", "expected"),
+    [
+        (("seen_removed", "seen_kept"), "ndcg@10", "seen_kept"),
+        (("seen_kept", "seen_removed"), "seen_removed/ndcg@10", "seen_removed"),
+        (("seen_removed",), "seen_removed/ndcg@10", "seen_removed"),
+        # What was not measured blesses nothing anyway.
+        (("seen_removed",), "ndcg@10", "seen_removed"),
+        (("seen_kept",), "seen_removed/ndcg@10", "seen_kept"),
+    ],
+)
+def test_the_metric_says_which_protocol_decides(protocols: tuple[Any, ...], metric: str, expected: str):
+    assert EvaluatorConfig(protocols=protocols, blessing=BlessingConfig(metric=metric)).decisive_protocol == expected
 
 
 def test_the_same_seed_gives_the_same_intervals(good: tuple[Mapping[str, Any], Path, Path], tmp_path: Path):

@@ -190,11 +190,40 @@ def test_lines_that_are_no_events_are_counted_and_too_many_are_an_error(tmp_path
         join(str(events), str(served), tmp_path / "out", FeedbackConfig(), toy.context(tmp_path))
 
 
-@pytest.mark.parametrize("propensity", [[0.5], [0.5, 0.0], [0.5, 1.5], [0.5, -1.0]])
-def test_a_log_with_other_than_probabilities_is_an_error(propensity: list[float], tmp_path: Path):
-    events, served = _write(tmp_path / "events.jsonl", _events()), _write(tmp_path / "served.jsonl", [_row("r1", ["a", "b"], propensity)])
-    with pytest.raises(ComponentError, match="propensity must hold a probability above 0 for each item"):
+NO_CHANCES: list[Any] = [
+    [0.5],
+    [0.5, 0.0],
+    [0.5, 1.5],
+    [0.5, -1.0],
+    [0.5, "0.5"],
+    [0.5, True],
+    [0.5, math.nan],
+    0.5,
+    "ab",
+    {"a": 1, "b": 1},
+]
+NO_ROWS: list[Any] = [None, "x", "0", 0.5, True, [0], math.inf]
+BAD_ROWS: list[tuple[dict[str, Any], str]] = [
+    *(({"propensity": found}, "propensity must hold a probability above 0 for each item") for found in NO_CHANCES),
+    *(({"row": found}, "row must be the number of the row") for found in NO_ROWS),
+    ({"item_id": "ab"}, "no row that was served"),
+    ({"request_id": None}, "no row that was served"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_ROWS, ids=[json.dumps(changes) for changes, _ in BAD_ROWS])
+def test_a_row_that_cannot_have_been_served_is_an_error_that_names_its_place(changes: dict[str, Any], message: str, tmp_path: Path):
+    rows = [*SERVED, {**_row("r1", ["a", "b"], [0.5, 0.5]), **changes}]
+    events, served = _write(tmp_path / "events.jsonl", _events()), _write(tmp_path / "served.jsonl", rows)
+    with pytest.raises(ComponentError, match=rf"1 of 5 lines cannot be used:\n.*served\.jsonl, byte \d+: {message}"):
         join(str(events), str(served), tmp_path / "out", FeedbackConfig(), toy.context(tmp_path))
+
+
+def test_an_event_on_a_row_that_no_request_has_is_one_of_an_unknown_request(tmp_path: Path):
+    rows = [{"request_id": "r1", "item_id": "b", "row": row} for row in (math.inf, math.nan, "x", [0], 7)]
+    events, served = _write(tmp_path / "events.jsonl", rows), _write(tmp_path / "served.jsonl", SERVED)
+    counts = join(str(events), str(served), tmp_path / "out", FeedbackConfig(), toy.context(tmp_path))
+    assert (counts["request_not_in_log"], counts["events_read"]) == (5, 5)
 
 
 # === Skew ===

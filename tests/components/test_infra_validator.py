@@ -17,6 +17,7 @@ from components.artifacts import Artifact
 from components.exporter.config import ExporterConfig
 from components.exporter.executor import execute as export
 from components.infra_validator import executor
+from components.infra_validator.answers import answer_problem
 from components.infra_validator.config import InfraValidatorConfig
 from models.frameworks import tf
 
@@ -283,6 +284,35 @@ def test_near_ties_may_change_places(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_another_answer_than_at_export_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     items, scores, reason = REFUSED[name]
     _assert_refused(_reply(tmp_path, monkeypatch, items, scores), reason)
+
+
+CHANCES = [[0.5, 0.625, 1.0]]
+REFUSED_CHANCES: dict[str, tuple[list, str]] = {
+    "another propensity": ([[0.5, 0.75, 1.0]], "row 0: propensity 0.75 at place 1, 0.625 at export"),
+    "a propensity that is no number": ([[0.5, 0.625, float("nan")]], "row 0: propensities are not finite"),
+    "too few propensities": ([[0.5, 0.625]], "row 0: 2 propensities, 3 at export"),
+    "no row of propensities": ([], "row 0: 0 propensities, 3 at export"),
+}
+
+
+def _explored(chances: list, items: list = ITEMS) -> list[dict[str, Any]]:
+    return [{"item_id": items, "score": [[-1.0, -1.0001, -3.0]], "propensity": chances}]
+
+
+@pytest.mark.parametrize("name", REFUSED_CHANCES)
+def test_another_propensity_than_at_export_is_refused(name: str):
+    chances, reason = REFUSED_CHANCES[name]
+    problem = answer_problem(_explored(chances), _explored(CHANCES), 1e-3)
+    assert problem is not None
+    assert reason in problem
+
+
+def test_propensities_are_compared_within_the_tolerance_and_on_the_same_items():
+    assert answer_problem(_explored([[0.5005, 0.6245, 1.0]]), _explored(CHANCES), 1e-3) is None
+    # Of b and a, which are as good, each has the chance of its own draw.
+    swapped = [["b", "a", "c"]]
+    assert answer_problem(_explored([[0.25, 0.5, 1.0]], swapped), _explored(CHANCES), 1e-3) is None
+    assert "not finite" in str(answer_problem(_explored([[0.25, float("inf"), 1.0]], swapped), _explored(CHANCES), 1e-3))
 
 
 def test_items_whose_scores_are_far_apart_may_not_change_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """Estimates over parts on Beam are those of one machine; a better policy is blessed, and what the log cannot tell is refused."""
 
+import gzip
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -12,14 +13,14 @@ import pytest
 from components.artifacts import Artifact
 from components.base import ComponentError
 from components.evaluation import Decisions, Protocol, read_decisions
-from components.evaluator import logs
+from components.evaluator import logs, train_counts
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED, judge_slices, judge_value
 from components.evaluator.config import BlessingConfig, EvaluatorConfig, OpeConfig, SliceTable
 from components.evaluator.slices import known_before, measure_slices, slice_masks, table_masks
 from components.evaluator.train_counts import TrainCounts, count_train
 from components.evaluator.value import LOGGED, estimate_value
 from components.ope import estimate_panels
-from components.trajectory_io import user_keys
+from components.trajectory_io import name_keys
 from models.frameworks import tf
 from models.metrics.ranking import MAX_RANK, RankedSteps
 from models.ope.behaviour import Counts, CrossFittedBehaviour, Rounds
@@ -67,7 +68,7 @@ def test_a_beam_run_equals_one_machine_to_the_last_bit(tmp_path: Path):
 # === A log whose policy is known ===
 
 
-def shop_of(num_sessions: int, seed: int, with_propensity: bool, folder: Path) -> Artifact:
+def shop_of(num_sessions: int, seed: int, with_propensity: bool, folder: Path, num_users: int = 1) -> Artifact:
     """Sessions of a policy that shows items 1..20 with known chances, whatever came before; items above 15 bring five times as much."""
     rng = np.random.default_rng(seed)
     chance = np.linspace(2.0, 1.0, NUM_ITEMS - 1)
@@ -85,7 +86,7 @@ def shop_of(num_sessions: int, seed: int, with_propensity: bool, folder: Path) -
                     floats["propensity"] = chance[items - 1]
                 feature = {name: tf.train.Feature(int64_list=tf.train.Int64List(value=values)) for name, values in ints.items()}
                 feature |= {name: tf.train.Feature(float_list=tf.train.FloatList(value=values)) for name, values in floats.items()}
-                for name, text in {"user_id": "u", "session_id": f"{split}-{number}"}.items():
+                for name, text in {"user_id": "u" * (1 + number % num_users), "session_id": f"{split}-{number}"}.items():
                     feature[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()]))
                 writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
     return toy.artifact(folder, "Examples", {})
@@ -485,10 +486,35 @@ def test_the_train_split_is_counted_as_its_decisions_say(logged: Artifact):
     assert counted.events_of(decisions.user[:1]) == len(decisions.target)
 
 
+def test_the_train_split_is_counted_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    examples = shop_of(100, 2, False, tmp_path, num_users=7)
+    whole, merge, parts = count_train(examples, NUM_ITEMS), train_counts._merged, []
+    users, events = np.unique(read_decisions(examples, "train", NUM_ITEMS, Protocol(min_history=0)).user, return_counts=True)
+    assert (whole.user.tolist(), whole.user_events.tolist()) == (users.tolist(), events.tolist())
+    assert len(users) == 7
+
+    def merged(*given: Any) -> Any:
+        found = merge(*given)
+        parts.append((sum(map(len, given[2])), len(found[0])))
+        return found
+
+    monkeypatch.setattr(train_counts, "_RECORDS", 10)
+    monkeypatch.setattr(train_counts, "_EVENTS", 60)
+    monkeypatch.setattr(train_counts, "_merged", merged)
+    cut = count_train(examples, NUM_ITEMS)
+    # A few records more than the block, and no more than one entry for each user, are all that is kept at a time.
+    assert len(parts) > 3
+    assert all(waiting <= 60 + 10 * 6 and kept <= 7 for waiting, kept in parts)
+    for name in ("user", "user_events"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name))
+    for name in ("fresh", "first", "pair", "times"):
+        np.testing.assert_array_equal(getattr(cut.items, name), getattr(whole.items, name))
+
+
 def test_any_feature_of_items_and_users_is_a_slice(tmp_path: Path):
     (tmp_path / "items.csv").write_text("id,colour\na,red\nb,blue\nc,green\nz,red\n", encoding="utf-8")
     (tmp_path / "users.csv").write_text("user,country\nanna,is\nbo,dk\n", encoding="utf-8")
-    users = user_keys(tf.constant(["anna", "bo", "eve"])).numpy()
+    users = name_keys(tf.constant(["anna", "bo", "eve"])).numpy()
     decisions = replace(
         plain_decisions(np.arange(6), np.zeros((6, 1), np.int64), np.array([1, 1, 2, 3, 4, 5])), user=users[[0, 0, 1, 2, 1, 0]]
     )
@@ -511,6 +537,39 @@ def test_any_feature_of_items_and_users_is_a_slice(tmp_path: Path):
     (tmp_path / "items.csv").write_text("id,colour\na,red\na,blue\n", encoding="utf-8")
     with pytest.raises(ComponentError, match=r"items.csv:3: item 'a' is 'blue' here and 'red' before"):
         table_masks(tables[:1], decisions, ["a"])
+
+
+def _item_table(path: Path, **changes: Any) -> SliceTable:
+    return SliceTable(**{"name": "colour", "path": str(path), "of": "item", "key_column": "id", "column": "colour", **changes})
+
+
+def test_a_value_called_other_is_one_with_the_rest(tmp_path: Path):
+    # With a mark of byte order in front, as spreadsheets write it.
+    (tmp_path / "items.csv").write_text("id,colour\na,other\nb,red\nc,blue\n", encoding="utf-8-sig")
+    decisions = plain_decisions(np.arange(5), np.zeros((5, 1), np.int64), np.array([1, 1, 1, 2, 3]))
+    masks = table_masks([_item_table(tmp_path / "items.csv", max_values=1)], decisions, ["a", "b", "c"])
+    # One value is kept, and it is `other` by its events; red and blue are the rest.
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()} == {"colour/other": [0, 1, 2, 3, 4]}
+
+
+BROKEN: dict[str, tuple[str, bytes, str]] = {
+    "no text": ("items.csv", b"id,colour\na,\xff\n", r"items\.csv: cannot be read as UTF-8 .*0xff"),
+    "no text in the header": ("items.csv", b"id,\xffcolour\n", r"items\.csv: cannot be read as UTF-8 .*0xff"),
+    "a field without end": ("items.csv", b"id,colour\na,red\nb," + b"x" * 200_000, r"items\.csv:3: field larger than field limit"),
+    "a short row": ("items.csv", b"id,colour\na,red\nb\n", r"items\.csv:3: expected 2 fields, found 1"),
+    "half a file": ("items.csv.gz", gzip.compress(b"id,colour\n" + bytes(range(97, 123)) * 400)[:-20], r"items\.csv\.gz: EOFError"),
+    "another file": ("items.csv.gz", b"id,colour\na,red\n", r"items\.csv\.gz: BadGzipFile"),
+    "a damaged file": ("items.csv.gz", gzip.compress(b"id,colour\n")[:10] + b"\xff" * 30, r"items\.csv\.gz: error: Error -3"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_table_that_cannot_be_read_is_an_error_that_names_it(name: str, tmp_path: Path):
+    file, content, message = BROKEN[name]
+    (tmp_path / file).write_bytes(content)
+    decisions = plain_decisions(np.arange(1), np.zeros((1, 1), np.int64), np.array([1]))
+    with pytest.raises(ComponentError, match=message):
+        table_masks([_item_table(tmp_path / file)], decisions, ["a"])
 
 
 def test_many_slices_are_not_judged_as_if_each_were_alone():
