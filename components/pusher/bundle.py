@@ -57,15 +57,23 @@ def next_rollout(destination: Path, version: int, label: str, base_path: str) ->
     if label == serving.CANARY:
         versions = versions_in(destination)
         before = max((earlier for earlier in versions if earlier < version), default=version)
-        try:
-            stable = read_rollout(path).labels.get(serving.STABLE, before) if path.is_file() else before
-        except RolloutError as error:
-            # A guess might send everybody to what is meant for a few.
-            raise ComponentError(f"pusher.label is {serving.CANARY}, and what is stable cannot be told: {error}") from None
-        if stable not in versions:
-            stable = before
+        named = stable_in(path)
+        stable = named if named in versions else before
     labels = {serving.STABLE: stable} if stable == version else {serving.STABLE: stable, serving.CANARY: version}
     return Rollout(destination.name, base_path, tuple(sorted({stable, version})), labels=labels)
+
+
+def stable_in(path: Path) -> int | None:
+    """The stable version that a `models.config` names; None where there is no such file or label.
+
+    Raises:
+        ComponentError: The file cannot be read.
+    """
+    try:
+        return read_rollout(path).labels.get(serving.STABLE) if path.is_file() else None
+    except RolloutError as error:
+        # A guess might send everybody to what is meant for a few.
+        raise ComponentError(f"pusher.label is {serving.CANARY}, and what is stable cannot be told: {error}") from None
 
 
 def texts(name: str, base_path: str, config: PusherConfig) -> Mapping[str, str]:

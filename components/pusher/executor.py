@@ -11,10 +11,10 @@ from pathlib import Path
 
 from components.artifacts import BLESSED, INFRA_BLESSED, SERVING_FOLDER, Artifact, file_digest, publish, write_json
 from components.base import ComponentError, Context, Properties
-from components.pusher.bundle import write_bundle
+from components.pusher.bundle import stable_in, write_bundle
 from components.pusher.config import PusherConfig
 from components.pusher.model_card import as_html, as_markdown, model_card
-from schemas.serving import EXAMPLES_FOLDER, SAVED_MODEL_FILE
+from schemas.serving import CANARY, EXAMPLES_FOLDER, MODELS_FILE, SAVED_MODEL_FILE
 
 PUSHED_FILE = "pushed.json"
 EXTRA_FOLDER = "assets.extra"
@@ -37,7 +37,11 @@ def execute(
                 "model_card.html": as_html(card),
                 "model_card.json": json.dumps(card, indent=1, sort_keys=True, allow_nan=False) + "\n",
             }
-            version, path = push(model, (context.root / config.destination).resolve(), texts)
+            destination = (context.root / config.destination).resolve()
+            if config.label == CANARY:
+                # Before the version, which some servers would follow as soon as it is there.
+                stable_in(destination / MODELS_FILE)
+            version, path = push(model, destination, texts)
         # After the version, so that nothing names what is not there.
         write_bundle(path.parent, version, config, inputs["serving_model"].path / EXAMPLES_FOLDER)
         properties = {"pushed": 1, "reasons": [], "version": version, "path": str(path)}

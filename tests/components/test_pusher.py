@@ -276,3 +276,13 @@ def test_a_model_that_was_not_pushed_holds(tmp_path: Path):
     found = _execute(tmp_path, _inputs(tmp_path, blessed=False))
     assert PUSHER.outputs_hold is not None
     assert PUSHER.outputs_hold({"pushed_model": toy.artifact(tmp_path / "pushed_model_0", "PushedModel", found)})
+
+
+def test_a_canary_is_not_published_where_what_is_stable_cannot_be_told(tmp_path: Path):
+    inputs = _inputs(tmp_path)
+    first = Path(_execute(tmp_path, inputs)["path"])
+    (first.parent / "models.config").write_text("model_config_list { config { nam: 1 } }")
+    (inputs["serving_model"].path / "Format-Serving" / "saved_model.pb").write_text("another graph")
+    with pytest.raises(ComponentError, match=r"pusher\.label is canary, and what is stable cannot be told"):
+        _execute(tmp_path, inputs, number=1, label="canary")
+    assert _versions(first.parent) == [first.name]
