@@ -11,8 +11,10 @@ from components.artifacts import HISTORY_FILE, Artifact, write_json
 from components.base import Context
 from components.judged_model import save_judged
 from components.trainer.config import TrainingConfig
-from components.trainer.loop import LoopState, TrainingLoop, frameworks, make_optimizer
+from components.trainer.loop import LoopState, TrainingLoop
+from components.trainer.seeds import frameworks
 from components.trainer.step import TrainStep
+from components.trainer.trainable import make_optimizer
 from components.trainer.trainee import Trainee
 from components.trajectory_gen.vocabulary import ITEMS_FILE
 from components.trajectory_io import Window

@@ -22,8 +22,8 @@ from components.online_tuner.config import OnlineTunerConfig
 from components.online_tuner.measures import evaluation_row, round_row
 from components.online_tuner.offline import OfflineSessions
 from components.trainer.config import TrainerConfig
-from components.trainer.loop import make_optimizer
 from components.trainer.step import TrainStep
+from components.trainer.trainable import make_optimizer
 from models.algorithms.cql import CQL
 from models.batch import TrajectoryBatch
 from models.frameworks import tf

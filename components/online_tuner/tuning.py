@@ -13,7 +13,7 @@ from components.model_io import LoadedModel, load_model, save_model
 from components.online_tuner.config import OnlineTunerConfig
 from components.online_tuner.loop import TuningLoop, TuningState, training_config
 from components.online_tuner.offline import read_offline
-from components.trainer.loop import frameworks
+from components.trainer.seeds import frameworks
 from components.trajectory_gen.vocabulary import ITEM, ITEMS_FILE
 from models.online.world import ItemWorld
 

@@ -13,8 +13,10 @@ from components.base import Context
 from components.model_io import LoadedModel, ModelConfig, build_model, load_model, warm_start
 from components.trainer.config import TrainerConfig
 from components.trainer.imagination import imagination_of
-from components.trainer.loop import LoopState, Trainable, TrainingLoop, frameworks
+from components.trainer.loop import LoopState, TrainingLoop
 from components.trainer.rewards import estimated_rewards
+from components.trainer.seeds import frameworks
+from components.trainer.trainable import Trainable
 from components.trainer.workers import Workers
 from components.trajectory_gen.vocabulary import read_vocabulary
 from models.algorithms.base import Algorithm

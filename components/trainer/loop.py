@@ -1,248 +1,33 @@
-"""The training loop: what is trained, epochs, validation, checkpoints, and what stops it."""
+"""The training loop: epochs, validation, checkpoints, and what stops it."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from components.artifacts import HEALTH, Artifact
 from components.base import ComponentError, Context
-from components.evaluation import Protocol, rank_model
-from components.model_io import LoadedModel, ModelConfig, build_model, read_weights, write_weights
-from components.trainer.config import TrainerConfig, TrainingConfig
-from components.trainer.imagination import ImaginedStep, imagination_of
-from components.trainer.rewards import EstimatedRewards, estimated_rewards
-from components.trainer.step import TrainStep
+from components.model_io import read_weights, write_weights
+from components.trainer.config import TrainingConfig
 from components.trainer.trainee import Trainee
 from components.trainer.workers import Workers
-from components.trajectory_io import Transitions, Window, epoch_batches, ordered_batches, shard_files
-from models.algorithms.base import Algorithm
-from models.algorithms.sequence_model import SequenceConfig
+from components.trajectory_io import Transitions, epoch_batches, ordered_batches, shard_files
 from models.batch import TrajectoryBatch
-from models.co_visitation import Neighbours
-from models.frameworks import keras, tf
-from models.learner import Learner
+from models.frameworks import tf
 from models.losses.health import Q_BOUND, Q_SCALE
-from models.metrics.ranking import MAX_RANK, beyond_accuracy, sum_by_session
-from models.module import Module
-from models.optimizers import LazyAdam
-from models.ranked_policy import RankedPolicy
-from models.targets import copy_variables
-from models.user_model.imagination import Imagination
-from schemas.config import ConfigError
 
 _XLA_STEP_MULTIPLE = 8
 _MEMORY = 0.98
 """What is left of a health number one step later."""
 _LOG_EVERY_SECONDS = 2.0
-
-
-@contextmanager
-def frameworks(config: TrainingConfig) -> Iterator[None]:
-    """Seeds and precision for the time of the training; both are global in Keras."""
-    keras.utils.set_random_seed(config.seed)
-    # Generators whose state is a variable, so that checkpoints hold it and a resumed run draws the same dropout.
-    keras.backend.experimental.enable_tf_random_generator()
-    with _precision(config):
-        yield
-
-
-@contextmanager
-def _precision(config: TrainingConfig) -> Iterator[None]:
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
-
-
-def make_optimizer(config: TrainingConfig, learning_rate: float | None = None) -> Any:
-    """The optimiser of a training; `learning_rate` takes the place of the configured one."""
-    rate: Any = learning_rate or config.learning_rate
-    if config.warmup_steps:
-        rate = keras.optimizers.schedules.PolynomialDecay(rate / config.warmup_steps, config.warmup_steps, rate)
-    return LazyAdam(rate, global_clipnorm=config.gradient_clip_norm, jit_compile=False)
-
-
-class Trainable:
-    """A policy with what is compiled to train and to rank it.
-
-    Args:
-        model: What is trained; its variables exist.
-        config: How.
-        rewards: Where its rewards come from; None for the logs.
-        imagination: What it learns from beside the logs; None for nothing.
-        workers: The processes that train it; their variables were made in `workers.scope`, and so must this be.
-        twin: The model on parameter servers, which is what is trained then; `model` follows whenever it is ranked.
-    """
-
-    section = "trainer"
-
-    def __init__(
-        self,
-        model: LoadedModel,
-        config: TrainerConfig,
-        rewards: EstimatedRewards | None = None,
-        imagination: Imagination | None = None,
-        workers: Workers | None = None,
-        twin: Algorithm | None = None,
-    ):
-        self.model = model
-        self._twin = twin
-        self._config = config
-        self._rewards = rewards
-        held = rewards.held(model.algorithm) if rewards else ()
-        step: Any = TrainStep(twin or model.algorithm, partial(make_optimizer, config), config.xla, held, workers)
-        if imagination is not None:
-            step = ImaginedStep(imagination, model.algorithm, step)
-        self.step: Any = rewards.around(step, partial(make_optimizer, config)) if rewards else step
-        self.ranked = RankedPolicy(model.algorithm, MAX_RANK)
-
-    @property
-    def algorithm(self) -> Algorithm:
-        """The model itself."""
-        return self.model.algorithm
-
-    @property
-    def learner(self) -> Learner:
-        return self.model.algorithm
-
-    @property
-    def context_steps(self) -> int:
-        return self._config.network.window or 1
-
-    def modules(self) -> Mapping[str, Module]:
-        return {"model": self._twin or self.algorithm, **(self._rewards.modules() if self._rewards else {})}
-
-    def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
-        if self._rewards:
-            self._rewards.adapt(self.algorithm, batches)
-        else:
-            self.algorithm.adapt(batches)
-            if self._twin is not None:
-                copy_variables(self.algorithm, self._twin)
-
-    def window(self, relabelled: Artifact) -> Window | None:
-        algorithm = self._config.algorithm
-        if not isinstance(algorithm, SequenceConfig):
-            # Other policies look at one return at a time.
-            if self.algorithm.is_return_conditioned:
-                raise ConfigError(f"trainer.algorithm: {self.algorithm.config_class.__name__} cannot be trained on relabelled returns")
-            return None
-        theirs, mine = relabelled.properties["discount"], algorithm.return_discount
-        if theirs != mine:
-            raise ConfigError(f"trainer.algorithm.return_discount is {mine:g}, the returns were relabelled with a discount of {theirs:g}")
-        return Window(algorithm.context_length, mine)
-
-    def validate(self, examples: Artifact, context: Context) -> dict[str, float]:
-        if self._twin is not None:
-            copy_variables(self._twin, self.algorithm)
-        protocol = Protocol(max_states=self._config.early_stopping.max_states)
-        ranked = rank_model(self.ranked, self.model.vocabulary, examples, "eval", protocol, context)
-        # What everybody is shown says early that a policy collapses, while accuracy still holds.
-        return {**sum_by_session(ranked).values(), **beyond_accuracy(ranked, self.algorithm.catalogue.num_items)}
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights that gradients move."""
-        return int(sum(np.prod(variable.shape) for variable in self.algorithm.trainable_variables))
-
-
-@dataclass(frozen=True)
-class _Start:
-    """Where the training from a seed begins: values of all variables, states of the generators."""
-
-    variables: list[Any]
-    generators: list[Any]
-
-
-class SeedSeries:
-    """One configuration trained from several seeds, one after the other, in the same compiled functions.
-
-    Each training starts as it would in a process of its own: weights, moments and generators are those of its seed. Setting a
-    seed makes TensorFlow forget every function it has compiled, so the starts of all seeds are made before the first training.
-
-    Args:
-        config: What is trained and how; its seed does not count.
-        vocabulary: The items.
-        examples: The trajectories.
-        seeds: What is trained from; at least one.
-        neighbours: Those of the items, for models that mix them in.
-        reward_model: What `reward_trainer` made, for `reward.source: pretrained`.
-        user_model: What `user_model_trainer` made, for `imagination`.
-    """
-
-    def __init__(
-        self,
-        config: TrainerConfig,
-        vocabulary: pa.Table,
-        examples: Artifact,
-        seeds: Sequence[int],
-        neighbours: Neighbours | None = None,
-        reward_model: Artifact | None = None,
-        user_model: Artifact | None = None,
-    ):
-        self._config = config
-        self._neighbours = neighbours
-        self._reward_model = reward_model
-        self._vocabulary = vocabulary
-        self._examples = examples
-        max_steps = int(examples.properties["max_length"])
-        self._model_config = ModelConfig(algorithm=config.algorithm, network=config.network, max_steps=max_steps)
-        algorithm, rewards = self._build(seeds[0])
-        self._starts = {seeds[0]: _start_of(algorithm, rewards)}
-        for seed in seeds[1:]:
-            self._starts[seed] = _start_of(*self._build(seed))
-        self._imagination = imagination_of(config, algorithm, vocabulary, examples, user_model)
-        model = LoadedModel(algorithm, self._model_config, self._vocabulary)
-        self._trainable = Trainable(model, self._config, rewards, self._imagination)
-
-    @contextmanager
-    def training(self, seed: int) -> Iterator[Trainable]:
-        """The model as it begins from one of the seeds, and the precision to train it in; what was yielded earlier is spent."""
-        with _precision(self._config):
-            for module, start in zip(self._trainable.modules().values(), self._starts[seed], strict=True):
-                if isinstance(module, Learner):
-                    module.reseed(seed)
-                for variable, value in zip(module.variables, start.variables, strict=True):
-                    variable.assign(value)
-                for generator, state in zip(module.random_generators(), start.generators, strict=True):
-                    generator.reset(state)
-            if self._imagination is not None:
-                self._imagination.reseed(seed)
-            for optimizer in self._trainable.step.optimizers.values():
-                for variable in optimizer.variables:
-                    variable.assign(tf.zeros_like(variable))
-            yield self._trainable
-
-    def _build(self, seed: int) -> tuple[Algorithm, EstimatedRewards | None]:
-        with frameworks(self._config.model_copy(update={"seed": seed})):
-            algorithm = build_model(self._model_config, self._vocabulary, seed, self._neighbours)
-            rewards = estimated_rewards(self._config.reward, algorithm, self._vocabulary, self._examples, seed, self._reward_model)
-            return algorithm, rewards
-
-
-def _start_of(algorithm: Algorithm, rewards: EstimatedRewards | None) -> list[_Start]:
-    """Of the algorithm and of all that is trained beside it."""
-    return [
-        _Start(
-            variables=[variable.numpy() for variable in module.variables],
-            generators=[generator.state.numpy() for generator in module.random_generators()],
-        )
-        for module in (algorithm, *(rewards.modules().values() if rewards else ()))
-    ]
 
 
 @dataclass

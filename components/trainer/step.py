@@ -115,15 +115,13 @@ def _plain_update(learner: Learner, phase: Phase, variables: list[tf.Variable], 
 def _update_together(learner: Learner, phase: Phase, variables: list[tf.Variable], optimizer: Optimizer, workers: Workers) -> Any:
     """The same for one of several workers: gradients, losses and health are those of all their shares together."""
 
-    def own(batch: TrajectoryBatch, step: tf.Tensor, weight: tf.Tensor | None) -> tuple[Any, ...]:
+    def own(batch: TrajectoryBatch, step: tf.Tensor) -> tuple[Any, ...]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             losses = learner.losses_of(phase, batch, step, training=True)
-            all_targets = workers.add_up(tf.reduce_sum(losses.mask))
-            if weight is not None:
-                losses = losses._replace(mask=losses.mask * weight)
             counted = tf.reduce_sum(losses.mask)
-            share = tf.stop_gradient(tf.maximum(counted, 1.0) / tf.maximum(workers.add_up(counted), 1.0))
+            all_targets = workers.add_up(counted)
+            share = tf.stop_gradient(tf.maximum(counted, 1.0) / tf.maximum(all_targets, 1.0))
             parts = weighted_mean({name: losses.mean(name) for name in losses.parts}, share)
             total = tf.add_n(list(parts.values()))
         # The optimiser adds up the gradients of all workers.
@@ -134,7 +132,9 @@ def _update_together(learner: Learner, phase: Phase, variables: list[tf.Variable
         return {name: workers.add_up(value) for name, value in parts.items()}, health, all_targets
 
     def update(batch: TrajectoryBatch, step: tf.Tensor, weight: tf.Tensor | None) -> tuple[Any, ...]:
-        result: tuple[Any, ...] = workers.run(own, batch, step, weight)
+        # Steps are weighted where a policy learns from imagination, too, which several workers do not.
+        assert weight is None
+        result: tuple[Any, ...] = workers.run(own, batch, step)
         learner.after_update(step)
         return result
 

@@ -78,23 +78,17 @@ class Workers:
         return batch if self.strategy is None else share_of(batch, self.cluster)
 
     def run(self, function: Any, *arguments: Any) -> Any:
-        """Calls a function as part of a compiled step; inside, workers can be added up."""
-        if self.strategy is None:
-            return function(*arguments)
+        """Calls a function as part of a compiled step of several workers; inside, they can be added up."""
         found = self.strategy.run(function, args=arguments)
         return tf.nest.map_structure(lambda value: self.strategy.experimental_local_results(value)[0], found)
 
     def add_up(self, value: tf.Tensor) -> tf.Tensor:
         """Sum over all workers, inside of `run`."""
-        if self.strategy is None:
-            return value
         # On a device, which an argument of a compiled function is not.
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
     def greatest(self, value: tf.Tensor) -> tf.Tensor:
         """Greatest value of all workers, inside of `run`."""
-        if self.strategy is None:
-            return value
         return tf.reduce_max(tf.distribute.get_replica_context().all_gather(tf.identity(value)[None], axis=0))
 
     def results(

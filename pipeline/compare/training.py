@@ -28,7 +28,8 @@ from schemas.config import ConfigError
 
 if TYPE_CHECKING:
     from components.online_tuner.config import OnlineTunerConfig
-    from components.trainer.loop import SeedSeries, Trainable
+    from components.trainer.seeds import SeedSeries
+    from components.trainer.trainable import Trainable
     from models.algorithms.base import Algorithm
     from pipeline.compare.config import SimulateConfig
 
@@ -152,7 +153,8 @@ class ModelBench:
         Returns:
             The run; also one that failed because its values diverged or its configuration does not fit the data.
         """
-        from components.trainer.loop import SeedSeries, TrainingLoop
+        from components.trainer.loop import TrainingLoop
+        from components.trainer.seeds import SeedSeries
 
         judgement, config = self._judgement, self._config.model_copy(update={"seed": seed})
         facts: dict[str, Any] = {

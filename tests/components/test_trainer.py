@@ -18,7 +18,7 @@ from components.base import ComponentError
 from components.evaluation import Protocol, rank_model
 from components.model_io import ModelConfig, build_model, load_model, load_ranking_model
 from components.trainer.config import EarlyStoppingConfig
-from components.trainer.loop import make_optimizer
+from components.trainer.trainable import make_optimizer
 from models.algorithms.base import Algorithm
 from models.algorithms.registry import ALGORITHMS
 from models.frameworks import keras, tf

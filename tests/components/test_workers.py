@@ -83,7 +83,6 @@ def test_one_worker_is_a_training_as_ever() -> None:
     alone, whole = Workers(), batch()
     assert alone.is_chief
     assert alone.share(whole) is whole
-    assert alone.run(lambda value: alone.add_up(value) + alone.greatest(value), 2.0) == 4.0
     assert alone.from_chief(0.25) == 0.25
     alone.check_together(7)
 

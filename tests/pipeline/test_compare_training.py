@@ -13,7 +13,9 @@ from components.artifacts import Artifact
 from components.base import SilentProgress
 from components.evaluation import Protocol, rank_model
 from components.model_io import LoadedModel, ModelConfig, build_model
-from components.trainer.loop import SeedSeries, Trainable, TrainingLoop, frameworks
+from components.trainer.loop import TrainingLoop
+from components.trainer.seeds import SeedSeries, frameworks
+from components.trainer.trainable import Trainable
 from components.trajectory_gen.vocabulary import read_vocabulary
 from models.algorithms.base import Condition
 from models.algorithms.registry import ALGORITHMS
