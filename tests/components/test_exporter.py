@@ -262,6 +262,7 @@ def _shaken(folder: Path) -> Artifact:
     return replace(artifact, path=folder)
 
 
+@pytest.mark.slow
 def test_a_search_looks_into_as_few_blocks_as_find_enough_and_says_what_it_found(tmp_path: Path):
     stated = _searched(tmp_path, method="clustered", min_recall=0.3)
     found = stated["retrieval"]

@@ -248,6 +248,7 @@ def test_empty_histories_and_no_rows_are_answered(signatures: Any):
     assert answer["item_id"].shape == (0, 7)
 
 
+@pytest.mark.slow
 def test_an_export_is_warmed_up_in_both_signatures_and_blessed(run: Any, tmp_path: Path):
     config = ExporterConfig(k=5, warmup_batch_sizes=(1, 2), num_warmup_requests=2)
     outputs = {"serving_model": tmp_path / "serving_model"}

@@ -86,7 +86,11 @@ def _values(module: Any) -> dict[str, np.ndarray]:
     return {path: variable.numpy() for path, variable in module.named_variables().items()}
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+# One of every family; the others are long tests.
+IN_THE_GATE = ("bc", "sqn", "cql", "reinforce", "mcrl", "edt4rec")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in IN_THE_GATE else [pytest.mark.slow]) for name in ALGORITHMS])
 def test_every_algorithm_learns_from_estimates_that_learn_beside_it(name: str):
     algorithm, rewards, step = _together(name, shares=False)
     before, of_estimator = _values(algorithm), _values(rewards.estimator)

@@ -401,6 +401,7 @@ def test_values_that_grow_beyond_any_return_stop_the_run_and_the_message_says_so
     assert "Lower trainer.learning_rate or the discount" in message
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_the_factor_says_how_far_values_may_grow(shop: tuple[Artifact, Artifact], tmp_path: Path):
     # Fresh values are small, but not nothing.

@@ -89,7 +89,7 @@ CASES = [
     *(Case(algorithm, FIRST_BACKBONE, "sampled") for algorithm in ALGORITHMS),
     *(Case(FIRST_ALGORITHM, FIRST_BACKBONE, head) for head in HEADS if head not in ("full", "sampled")),
 ]
-# Exports of the others are long tests.
+# What is saved and exported of the others are long tests.
 EXPORTED_IN_THE_GATE = (FIRST_ALGORITHM, "sqn", "bcq", "edt4rec")
 EXPORTED = [
     *(case for case in CROSSED if case.backbone == FIRST_BACKBONE or case.algorithm == FIRST_ALGORITHM),
@@ -99,6 +99,18 @@ EXPORTED = [
 
 def _params(cases: Iterable[Case]) -> list[Any]:
     return [pytest.param(case, id=str(case), marks=[pytest.mark.slow] if case.is_long else []) for case in cases]
+
+
+def _exported(cases: Iterable[Case]) -> list[Any]:
+    """Some of them in the gate: one of every kind of recommendation, and every head once."""
+    return [
+        pytest.param(
+            case,
+            id=str(case),
+            marks=[] if case.backbone == FIRST_BACKBONE and case.algorithm in EXPORTED_IN_THE_GATE else [pytest.mark.slow],
+        )
+        for case in cases
+    ]
 
 
 @pytest.fixture(scope="module", params=_params(CASES))
@@ -481,7 +493,7 @@ def _assert_alike(one: Algorithm, other: Algorithm) -> None:
     assert theirs.score.numpy().tolist() == ours.score.numpy().tolist()
 
 
-@pytest.mark.parametrize("case", [*EXPORTED, *(case for case in CASES if case.head == "untied")], ids=str)
+@pytest.mark.parametrize("case", _exported([*EXPORTED, *(case for case in CASES if case.head == "untied")]))
 def test_a_loaded_model_answers_as_the_saved_one(case: Case, tmp_path: Path):
     vocabulary = toy.write_vocabulary(tmp_path / "vocabulary")
     save_model(tmp_path / "model", _moved(case), _config(case), vocabulary.path / "items.parquet")
@@ -523,17 +535,7 @@ def test_an_unknown_key_of_an_algorithm_is_an_error_that_names_it(name: str):
         decode(ModelConfig, plain, "test")
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(
-            case,
-            id=str(case),
-            marks=[] if case.backbone == FIRST_BACKBONE and case.algorithm in EXPORTED_IN_THE_GATE else [pytest.mark.slow],
-        )
-        for case in EXPORTED
-    ],
-)
+@pytest.mark.parametrize("case", _exported(EXPORTED))
 def test_the_exported_signature_is_the_policy_in_memory(case: Case, tmp_path: Path):
     model = _moved(case)
     toy.write_vocabulary(tmp_path / "vocabulary")
