@@ -260,7 +260,7 @@ def load(folder: Path, seconds: float, history: np.ndarray) -> None:
                     calls[number]()
                     counts[number] += 1
                 except Exception as error:
-                    failures.append(repr(error))
+                    failures.append(f"after {seconds - (end - time.monotonic()):.0f} s: {' '.join(str(error).split())[:200]}")
 
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(CALLERS)]
         for thread in threads:
