@@ -175,7 +175,7 @@ class ParameterServers(Workers):
 
     def lost(self, error: Exception) -> ComponentError:
         return ComponentError(
-            f"a parameter server of {self.cluster.num_servers} is gone: {reason_of(str(error))}. Start it again, and then the chief; the "
+            f"a parameter server of {self.cluster.num_servers} is gone: {reason_of(error)}. Start it again, and then the chief; the "
             "training goes on from its last checkpoint"
         )
 

@@ -14,13 +14,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from components.base import ComponentError
+from components.tf_errors import telling_line
 from models.batch import TrajectoryBatch
 from models.frameworks import tf
 from schemas.config import ConfigError
 from schemas.tf_config import VARIABLE, Cluster, read_cluster
-
-_PLACES = ("Graph execution error", "Detected at node", "File ", "<stack traces", "[[")
-"""How lines begin with which TensorFlow says where in a graph an error occurred."""
 
 
 class Workers:
@@ -148,7 +146,7 @@ class Workers:
     def lost(self, error: Exception) -> ComponentError:
         """What it means that another process is gone."""
         return ComponentError(
-            f"another worker of {self.cluster.num_workers} is gone: {reason_of(str(error))}. Start all of them again; the training goes "
+            f"another worker of {self.cluster.num_workers} is gone: {reason_of(error)}. Start all of them again; the training goes "
             "on from its last checkpoint"
         )
 
@@ -170,11 +168,9 @@ def check_strategy(strategy: str, cluster: Cluster) -> None:
         raise ConfigError(f"trainer.strategy: mirrored has no part for the {cluster.num_servers} parameter servers (ps) of {VARIABLE}")
 
 
-def reason_of(message: str) -> str:
-    """The line of TensorFlow's message that says why; those before it say where."""
-    lines = [line.strip() for line in message.splitlines()]
-    said = [line for line in lines if line and not line.startswith(_PLACES)]
-    return (said[0] if said else "TensorFlow states no reason").rstrip(".")
+def reason_of(error: Exception) -> str:
+    """What TensorFlow says of the loss of another process, as a part of a sentence."""
+    return telling_line(error).rstrip(".") or "TensorFlow states no reason"
 
 
 def share_of(batch: TrajectoryBatch, cluster: Cluster) -> TrajectoryBatch:

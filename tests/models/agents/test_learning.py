@@ -53,6 +53,16 @@ def test_drawn_returns_are_those_of_what_an_agent_tries() -> None:
     assert abs(measured.mean_return - exact) > 0.1 * exact
 
 
+def test_random_rounds_try_everything_and_teach_nothing() -> None:
+    config = SMALL.model_copy(update={"num_rounds": 3, "random_rounds": 2, "evaluate_every": 1, "sessions_per_round": 64})
+    rows = list(learner("dqn", None, config, epsilon=0.0).run())
+    # Twelve items with the same chance, hundreds of times; a policy without exploration shows fewer of them.
+    assert [row.tried > np.log(12) - 0.1 for row in rows[1:] if row.tried is not None] == [True, True, False]
+    # Nothing moves the item vectors before the third round; it learns from the sessions of all.
+    assert [row.purity for row in rows[:3]] == [rows[0].purity] * 3
+    assert [row.mean_return for row in rows[:3]] == [rows[0].mean_return] * 3
+
+
 def test_an_estimator_does_not_change_what_an_agent_begins_with() -> None:
     first = [next(iter(learner("dqn", stabiliser).run())) for stabiliser in (None, STABILISER)]
     assert first[0].mean_return == first[1].mean_return
