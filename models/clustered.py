@@ -51,10 +51,6 @@ class ClusteredTable(Module):
         # Whatever blocks are chosen hold at least so many items.
         self.num_found = int(self._sizes[: self.probes].sum())
 
-    def of_index(self, index: tf.Tensor) -> tf.Tensor:
-        """[...] items from 0 -> [..., D] vectors."""
-        return tf.gather(tf.reshape(self.vectors, [-1, tf.shape(self.vectors)[2]]), tf.gather(self.place, index))
-
 
 class ClusteredLogits:
     """What `CatalogueLogits` gives, from a part of the catalogue.
@@ -69,6 +65,8 @@ class ClusteredLogits:
 
     def __init__(self, states: tf.Tensor, table: ClusteredTable):
         self._states, self._table = tf.cast(states, tf.float32), table
+        # Read once, and looked up in as a tensor: a lookup in the variable would make every later reading of it a copy.
+        self._vectors, self._place = tf.convert_to_tensor(table.vectors), tf.convert_to_tensor(table.place)
         mean = tf.matmul(self._states, table.mean, transpose_b=True)
         variance = tf.matmul(tf.square(self._states), table.variance, transpose_b=True)
         deviation = tf.sqrt(variance)
@@ -86,7 +84,7 @@ class ClusteredLogits:
         width, size = self._states.shape[-1], self._table.probes * self._table.block_size
 
         def of_row(row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-            vectors = tf.reshape(tf.gather(self._table.vectors, row[1]), [size, width])
+            vectors = tf.reshape(tf.gather(self._vectors, row[1]), [size, width])
             return tf.linalg.matvec(vectors, row[0])
 
         return tf.map_fn(of_row, (self._states, chosen), fn_output_signature=tf.TensorSpec([size], tf.float32), parallel_iterations=8)
@@ -119,8 +117,7 @@ class ClusteredLogits:
 
     def dense(self) -> tf.Tensor:
         """[M, I] all logits, for requests that restrict the catalogue."""
-        flat = tf.reshape(self._table.vectors, [-1, tf.shape(self._table.vectors)[2]])
-        return tf.gather(tf.matmul(self._states, flat, transpose_b=True), self._table.place, axis=1)
+        return tf.gather(tf.matmul(self._states, self._flat(), transpose_b=True), self._place, axis=1)
 
     def of_items(self, item_id: tf.Tensor, num_items: int) -> tf.Tensor:
         """As that of `CatalogueLogits`."""
@@ -128,7 +125,12 @@ class ClusteredLogits:
 
     def at(self, index: tf.Tensor) -> tf.Tensor:
         """[M, L] logits of some items of each row, by index [M, L]."""
-        return tf.einsum("mld,md->ml", self._table.of_index(index), self._states)
+        vectors = tf.gather(self._flat(), tf.gather(self._place, index))
+        return tf.einsum("mld,md->ml", vectors, self._states)
+
+    def _flat(self) -> tf.Tensor:
+        """[blocks * S, D] vectors in order of place."""
+        return tf.reshape(self._vectors, [-1, tf.shape(self._vectors)[2]])
 
 
 AnyLogits = CatalogueLogits | ClusteredLogits

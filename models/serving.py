@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from models.ranking import (
     only_allowed,
     scores_of_items,
 )
+from models.sharding import never_written
 from schemas import serving
 from schemas.trajectory import PAD_ITEM_ID
 
@@ -82,6 +84,20 @@ class Chance(NamedTuple):
     epsilon: tf.Tensor
 
 
+def _exported(signature: tuple[tf.TensorSpec, ...]) -> Callable[[Callable[..., _Answer]], Any]:
+    """A method as one graph for all requests, beside which nothing is written."""
+
+    def decorate(method: Callable[..., _Answer]) -> Any:
+        @wraps(method)
+        def read(*inputs: Any, **named: Any) -> _Answer:
+            with never_written():
+                return method(*inputs, **named)
+
+        return tf.function(read, autograph=False, input_signature=signature)
+
+    return decorate
+
+
 class ServedPolicy(tf.Module):
     """A policy as TF Serving loads it; core TensorFlow operations only.
 
@@ -129,7 +145,7 @@ class ServedPolicy(tf.Module):
         self.id_table = tf.lookup.StaticHashTable(to_id, default_value=self._num_items - 1)
         self.name_table = tf.lookup.StaticHashTable(to_name, default_value="")
 
-    @tf.function(autograph=False, input_signature=_SERVE)
+    @_exported(_SERVE)
     def serve(self, item_history: tf.Tensor, exclude: tf.Tensor = _NO_TEXT) -> dict[str, tf.Tensor]:
         """Recommends.
 
@@ -143,7 +159,7 @@ class ServedPolicy(tf.Module):
         history, length = self._session(item_history)
         return self._answer(history, length, exclude)
 
-    @tf.function(autograph=False, input_signature=_RECOMMEND)
+    @_exported(_RECOMMEND)
     def recommend(
         self,
         item_history: tf.Tensor,
@@ -167,7 +183,7 @@ class ServedPolicy(tf.Module):
         history, length = self._session(item_history)
         return self._choose(history, length, None, Wish(exclude, candidates, allow_tags, k))
 
-    @tf.function(autograph=False, input_signature=_EXPLORE)
+    @_exported(_EXPLORE)
     def explore(
         self,
         item_history: tf.Tensor,
@@ -195,7 +211,7 @@ class ServedPolicy(tf.Module):
         wish = Wish(exclude, candidates, allow_tags, k)
         return self._explored(history, length, None, wish, Chance(request_id, temperature, epsilon))
 
-    @tf.function(autograph=False, input_signature=_SCORE)
+    @_exported(_SCORE)
     def score_candidates(self, item_history: tf.Tensor, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores items.
 
@@ -209,7 +225,7 @@ class ServedPolicy(tf.Module):
         history, length = self._session(item_history)
         return self._scored(history, length, None, candidates)
 
-    @tf.function(autograph=False, input_signature=_EXAMPLES)
+    @_exported(_EXAMPLES)
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Recommends for tf.Examples; every input of `recommend` may be a feature, lists as long as they are.
 
@@ -362,7 +378,7 @@ class ReturnServedPolicy(ServedPolicy):
     far as they are known.
     """
 
-    @tf.function(autograph=False, input_signature=(*_SERVE, *_RETURN))
+    @_exported((*_SERVE, *_RETURN))
     def serve_return(
         self,
         item_history: tf.Tensor,
@@ -384,7 +400,7 @@ class ReturnServedPolicy(ServedPolicy):
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._answer(history, length, exclude, condition)
 
-    @tf.function(autograph=False, input_signature=(*_RECOMMEND, *_RETURN))
+    @_exported((*_RECOMMEND, *_RETURN))
     def recommend(
         self,
         item_history: tf.Tensor,
@@ -399,7 +415,7 @@ class ReturnServedPolicy(ServedPolicy):
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._choose(history, length, condition, Wish(exclude, candidates, allow_tags, k))
 
-    @tf.function(autograph=False, input_signature=(*_EXPLORE, *_RETURN))
+    @_exported((*_EXPLORE, *_RETURN))
     def explore(
         self,
         item_history: tf.Tensor,
@@ -418,7 +434,7 @@ class ReturnServedPolicy(ServedPolicy):
         wish = Wish(exclude, candidates, allow_tags, k)
         return self._explored(*told, wish, Chance(request_id, temperature, epsilon))
 
-    @tf.function(autograph=False, input_signature=(*_SCORE, *_RETURN))
+    @_exported((*_SCORE, *_RETURN))
     def score_candidates(
         self,
         item_history: tf.Tensor,
@@ -430,7 +446,7 @@ class ReturnServedPolicy(ServedPolicy):
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._scored(history, length, condition, candidates)
 
-    @tf.function(autograph=False, input_signature=_EXAMPLES)
+    @_exported(_EXAMPLES)
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Recommends for tf.Examples; see `ServedPolicy.serving_examples`."""
         parsed = self._parsed(examples)

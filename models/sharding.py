@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from models.frameworks import tf
+
+_never_written: ContextVar[bool] = ContextVar("never_written", default=False)
 
 _BLOCK_BYTES = 64 << 20
 """A message between processes holds at most 2 GiB; a table is copied in parts that are far below."""
@@ -26,8 +29,24 @@ def rows_of(table: Any, item_id: tf.Tensor) -> tf.Tensor:
 
     Gradients are as sparse as the ids, in one variable or in many.
     """
-    # A list of shards; given the sharded variable itself, TensorFlow would look for row i in shard i % shards.
-    return tf.nn.embedding_lookup(table.variables, item_id) if is_sharded(table) else tf.gather(table, item_id)
+    if is_sharded(table):
+        # A list of shards; given the sharded variable itself, TensorFlow would look for row i in shard i % shards.
+        return tf.nn.embedding_lookup(table.variables, item_id)
+    return tf.gather(tf.convert_to_tensor(table) if _never_written.get() else table, item_id)
+
+
+@contextmanager
+def never_written() -> Iterator[None]:
+    """For tracing what only reads, such as what is served: rows are taken from tables as they are read whole.
+
+    TensorFlow's lookup in a variable makes every later reading of the whole variable a copy, so that rows can be written
+    beside it. A request that looks up a history and then scores the whole catalogue would copy the table each time.
+    """
+    token = _never_written.set(True)
+    try:
+        yield
+    finally:
+        _never_written.reset(token)
 
 
 def whole(variables: Iterable[Any]) -> list[Any]:

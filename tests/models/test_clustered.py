@@ -152,3 +152,22 @@ def test_however_few_blocks_are_looked_into_there_are_k_items_if_there_are_any(n
 def test_an_algorithm_that_needs_all_scores_says_so():
     found = {name: toy.build(name).searched_head for name in ("bc", "dqn", "bcq", "ensemble")}
     assert found == {"bc": "policy", "dqn": "values", "bcq": None, "ensemble": None}
+
+
+@pytest.mark.parametrize("probes", [None, 100], ids=["exact", "searched"])
+def test_a_request_copies_no_table(probes: int | None, tmp_path: Path):
+    # A variable that is looked up in by row is from then on copied whenever it is read whole: at a million items 256 MB a request.
+    policy = _served(tmp_path, toy.shake(toy.build("bc")), probes)
+    tf.saved_model.save(policy, str(tmp_path / "model"), signatures=policy.signatures())
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        signature = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path / "model")).signature_def["recommend"]
+        inputs = {name: tf.make_ndarray(default) for name, default in signature.defaults.items()} | {"item_history": [["item-3", "item-4"]]}
+        fed = {signature.inputs[name].name: value for name, value in inputs.items()}
+        outputs = [output.name for output in signature.outputs.values()]
+        session.run(outputs, fed)
+        told = tf.compat.v1.RunMetadata()
+        session.run(outputs, fed, options=tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE), run_metadata=told)
+    nodes = [node for device in told.step_stats.dev_stats for node in device.node_stats if "ReadVariableOp" in node.node_name]
+    copied = {node.node_name: used.total_bytes for node in nodes for used in node.memory if used.total_bytes}
+    assert nodes
+    assert copied == {}
