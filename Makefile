@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 FLINK_JARS ?= build/flink-jars
+MVN ?= mvn --batch-mode --quiet
 
 .PHONY: help install run test check lint types test-slow test-flink flink-jars image golden lock clean
 
@@ -41,8 +42,10 @@ test-slow: install ## the long tests
 
 flink-jars: $(FLINK_JARS)/.fetched ## fetch the jars of Flink and of Beam's job server into FLINK_JARS (needs Maven)
 
-$(FLINK_JARS)/.fetched: kubeflow/flink/pom.xml
-	mvn --batch-mode --quiet --file kubeflow/flink/pom.xml dependency:copy-dependencies -DoutputDirectory=$(abspath $(FLINK_JARS))
+$(FLINK_JARS)/.fetched: kubeflow/flink/pom.xml kubeflow/flink/job-server/pom.xml
+	rm -f $(FLINK_JARS)/*.jar
+	$(MVN) --file kubeflow/flink/pom.xml dependency:copy-dependencies -DoutputDirectory=$(abspath $(FLINK_JARS))
+	$(MVN) --file kubeflow/flink/job-server/pom.xml package -Dfolder=$(abspath $(FLINK_JARS))
 	touch $@
 
 test-flink: install flink-jars ## the tests that run on a standalone Flink, which they start (needs Java 11 or 17)

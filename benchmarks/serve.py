@@ -1,11 +1,12 @@
 """Serving speed: a request from the wire to the answer, beside the arithmetic that it cannot do without.
 
-    python benchmarks/serve.py [--items 70852] [--seconds 5] [--load-seconds 0] [--search]
+    python benchmarks/serve.py [--items 70852] [--seconds 5] [--load-seconds 0] [--probes 0] [--search]
 
 A model of the default network with random weights is exported. For batches of 1 and 64 histories: the bare product of states and
 item vectors with the best 20, in NumPy and in TensorFlow; the model's own computation on numbers of items, without names and
 wishes; the exported function in this process; the embedded server in a process of its own over gRPC and REST, with and without
-batching, one caller and eight. Prints a Markdown table of p50 and p99 in milliseconds and requests a second. With --search, the two
+batching, one caller and eight. Prints a Markdown table of p50 and p99 in milliseconds and requests a second. With --probes, the
+exported function also in the form that looks into so many blocks of similar items. With --search, the two
 ways to find the best items of a catalogue alone, all scored and blocks of similar items searched, on vectors in clusters of
 clusters, with the recall of the search. With --load-seconds, eight callers ask without pause while versions change every ten
 seconds: failed requests and the server's memory.
@@ -41,7 +42,8 @@ from models.frameworks import tf
 from models.item_blocks import make_blocks
 from models.serving import ServedPolicy
 
-K, WIDTH, STEPS, CALLERS = 20, 64, 50, 8
+K, WIDTH, STEPS, CALLERS, BLOCK = 20, 64, 50, 8, 32
+PRODUCT, MODEL, EXPORTED = "TensorFlow product and top_k", "TensorFlow, the model's computation", "exported function"
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 Call = Callable[[], object]
@@ -52,6 +54,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=70_852)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--load-seconds", type=float, default=0.0)
+    parser.add_argument("--probes", type=int, default=0)
     parser.add_argument("--search", action="store_true")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -64,14 +67,19 @@ def main() -> None:
         print(f"{arguments.items:,} items, K {K}, {os.cpu_count()} cores\n")
         print("| | batch | callers | p50 ms | p99 ms | requests/s |\n|---|---:|---:|---:|---:|---:|")
         ratios = []
+        if arguments.probes:
+            in_blocks = Path(temporary) / "searched" / "1"
+            export(arguments.items, in_blocks, arguments.probes)
         for size in (1, 64):
             history = histories(arguments.items, size, rng)
-            medians = []
+            medians = {}
             for name, call in in_process(algorithm, history, folder / "1", rng).items():
                 found = measured([call], arguments.seconds)
                 row(name, size, 1, found)
-                medians.append(np.median(found))
-            of_product, of_model = medians[-1] / medians[-3], medians[-1] / medians[-2]
+                medians[name] = np.median(found)
+            of_product, of_model = medians[EXPORTED] / medians[PRODUCT], medians[EXPORTED] / medians[MODEL]
+            if arguments.probes:
+                row(f"{EXPORTED}, {arguments.probes} blocks searched", size, 1, measured([exported(in_blocks, history)], arguments.seconds))
             ratios.append(f"{of_model:.2f} times the model's computation and {of_product:.2f} times the product at batch {size}")
         for settings in ("batching=true", "batching=false"):
             with server(folder, settings) as (url, address, _):
@@ -92,7 +100,7 @@ def row(name: str, size: int, callers: int, seconds: list[float]) -> None:
     print(f"| {name} | {size} | {callers} | {p50:.2f} | {p99:.2f} | {len(seconds) / sum(seconds) * callers:.0f} |", flush=True)
 
 
-def export(num_items: int, folder: Path) -> Algorithm:
+def export(num_items: int, folder: Path, probes: int = 0) -> Algorithm:
     kind = ALGORITHMS["bc"]
     catalogue = Catalogue(num_items + 1, STEPS, np.arange(num_items, 0, -1))
     algorithm = kind.create(kind.config_class(), NetworkConfig(width=WIDTH), catalogue)
@@ -100,7 +108,11 @@ def export(num_items: int, folder: Path) -> Algorithm:
     items = folder.parent / "items.txt"
     items.parent.mkdir(parents=True)
     items.write_text("".join(f"item-{number}\n" for number in range(1, num_items + 1)))
-    served = ServedPolicy(algorithm, str(items), K)
+    searched = {}
+    if probes:
+        vectors = np.asarray(algorithm.tables()[algorithm.searched_head])[1 : num_items + 1]
+        searched[algorithm.searched_head] = ClusteredTable(vectors, make_blocks(vectors, BLOCK), probes)
+    served = ServedPolicy(algorithm, str(items), K, searched=searched)
     tf.saved_model.save(served, str(folder), signatures=served.signatures())
     return algorithm
 
@@ -135,16 +147,19 @@ def in_process(algorithm: Algorithm, history: np.ndarray, model: Path, rng: np.r
 
     numbers = rng.integers(1, num_items, history.shape).astype(np.int32)
     item_id, length = tf.constant(numbers), tf.fill([len(numbers)], numbers.shape[1])
-    servable = Servable(model, 1)
-    signature = servable.signature("")
-    inputs = {"item_history": history}
     given = tf.constant(states)
     return {
         "NumPy product and best K": with_numpy,
-        "TensorFlow product and top_k": lambda: bare(given),
-        "TensorFlow, the model's computation": lambda: computed(item_id, length),
-        "exported function": lambda: servable.run(signature, inputs),
+        PRODUCT: lambda: bare(given),
+        MODEL: lambda: computed(item_id, length),
+        EXPORTED: exported(model, history),
     }
+
+
+def exported(model: Path, history: np.ndarray) -> Call:
+    servable = Servable(model, 1)
+    signature = servable.signature("")
+    return lambda: servable.run(signature, {"item_history": history})
 
 
 def search(num_items: int, seconds: float, rng: np.random.Generator) -> None:
@@ -155,7 +170,7 @@ def search(num_items: int, seconds: float, rng: np.random.Generator) -> None:
     vectors = (ranges[rng.integers(0, len(ranges), num_items)] + 0.4 * rng.normal(size=(num_items, WIDTH))).astype(np.float32)
     states = (0.3 * vectors[rng.integers(0, num_items, 256)] + 0.2 * rng.normal(size=(256, WIDTH))).astype(np.float32)
     begun = time.process_time()
-    blocks = make_blocks(vectors, 32)
+    blocks = make_blocks(vectors, BLOCK)
     print(f"{num_items:,} items in {len(blocks.item_index):,} blocks, {time.process_time() - begun:.1f} s of processor time\n")
     whole = tf.constant(vectors)
     exact = tf.function(lambda of: _best(CatalogueLogits(of, whole)), autograph=False)

@@ -105,7 +105,7 @@ class Standalone:
         ports = [f"--job-port={self.job_port}", f"--artifact-port={self._artifact_port}", "--expansion-port=-1", "--job-host=localhost"]
         place = [f"--flink-master=localhost:{self.rest_port}", f"--artifacts-dir={self.folder / 'artifacts'}"]
         self._start("job-server", [*self._java(), *server, *place, *ports])
-        pool = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={self.worker_port}"]
+        pool = [sys.executable, str(Path(__file__).parent / "worker_pool.py"), f"--service_port={self.worker_port}"]
         self._start("worker-pool", pool)
         self._wait("worker-pool", lambda: _answers(self.worker_port), deadline)
         self._wait("job-server", lambda: _answers(self.job_port), deadline)
@@ -116,11 +116,16 @@ class Standalone:
         # Flink's scripts work these out; without them a task manager does not start.
         sizes = {
             "taskmanager.cpu.cores": "1.0",
+            "taskmanager.memory.framework.heap.size": "128m",
+            "taskmanager.memory.framework.off-heap.size": "128m",
             "taskmanager.memory.task.heap.size": f"{self._heap - 128}m",
             "taskmanager.memory.task.off-heap.size": "0m",
             "taskmanager.memory.managed.size": "64m",
-            "taskmanager.memory.network.min": "32m",
-            "taskmanager.memory.network.max": "32m",
+            "taskmanager.memory.network.min": "128m",
+            "taskmanager.memory.network.max": "128m",
+            "taskmanager.memory.jvm-metaspace.size": "256m",
+            "taskmanager.memory.jvm-overhead.min": "192m",
+            "taskmanager.memory.jvm-overhead.max": "192m",
         }
         self._start(f"task-manager-{number}", [*command, *(part for key, value in sizes.items() for part in ("-D", f"{key}={value}"))])
 
@@ -191,6 +196,8 @@ class Standalone:
             "taskmanager.host": "localhost",
             "taskmanager.bind-host": "localhost",
             "taskmanager.numberOfTaskSlots": self._slots,
+            # A stage of many outputs takes that many buffers for each of them; the default of 512 is for machines with memory.
+            "taskmanager.network.sort-shuffle.min-buffers": 64,
             # A task manager that is gone is noticed soon, and the job goes on without it.
             "heartbeat.interval": 2000,
             "heartbeat.timeout": 20000,

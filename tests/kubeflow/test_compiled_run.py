@@ -60,7 +60,7 @@ MAY_DIFFER: dict[str, set[str]] = {
     # Digests of the models before them.
     "evaluator.blessing": {"current_model"},
     "exporter.serving_model": {*SAVED, "model"},
-    "infra_validator.infra_blessing": {"serving_model", "load_seconds", "request_milliseconds"},
+    "infra_validator.infra_blessing": {"serving_model", "load_seconds", "request_milliseconds", "latency_milliseconds", "memory_megabytes"},
     "pusher.pushed_model": {"pushed.json", "version", "path"},
 }
 """What two runs of one configuration do not share: names of files and of properties by artifact. Weights are not among them."""

@@ -103,11 +103,14 @@ def test_workers_find_every_function_by_its_name() -> None:
     assert {"ReadAndPartition", "BuildSessions", "WriteRecords"} <= set(found)
 
 
-def test_the_job_server_is_that_of_the_installed_beam() -> None:
-    """Job server and workers speak one protocol only in one version."""
+def test_the_job_server_is_for_the_flink_beside_it() -> None:
+    """One job server speaks to the Flink of one minor version, and to Python of its own version of Beam or a later one."""
     space = {"pom": "http://maven.apache.org/POM/4.0.0"}
-    pom = ElementTree.parse(ROOT / "kubeflow" / "flink" / "pom.xml").getroot()
-    assert pom.findtext("pom:properties/pom:beam.version", namespaces=space) == beam.__version__
-    flink = str(pom.findtext("pom:properties/pom:flink.version", namespaces=space))
-    servers = [entry.text or "" for entry in pom.iterfind(".//pom:artifactId", space) if "job-server" in (entry.text or "")]
-    assert servers == [f"beam-runners-flink-{flink.rpartition('.')[0]}-job-server"]
+    folder = ROOT / "kubeflow" / "flink"
+    flink, server = (ElementTree.parse(path).getroot() for path in (folder / "pom.xml", folder / "job-server" / "pom.xml"))
+    minor = server.findtext("pom:properties/pom:flink.minor", namespaces=space)
+    assert str(flink.findtext("pom:properties/pom:flink.version", namespaces=space)).rpartition(".")[0] == minor
+    version = str(server.findtext("pom:properties/pom:beam.version", namespaces=space))
+    assert [int(part) for part in version.split(".")] <= [int(part) for part in beam.__version__.split(".")]
+    text = (ROOT / "docs" / "KUBEFLOW.md").read_text(encoding="utf-8")
+    assert f"job server of {version} with Flink {minor}" in text

@@ -1,5 +1,6 @@
 """The Beam passes on a standalone Flink: what it makes is what this process makes, also when a task manager is killed on the way."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from components.artifacts import Artifact, open_artifact, verify
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.flink
 
+SMALL = ["trainer.max_epochs=1", "trainer.network={width: 16, backbone: {name: sasrec, num_blocks: 1}}"]
 TINY = ["trajectory_gen.dataset.num_events=4000", "trajectory_gen.dataset.shop={num_items: 60, num_clusters: 5}"]
 
 
@@ -62,6 +64,32 @@ def test_flink_makes_what_this_process_makes(flink: Any, tmp_path: Path) -> None
     states = {job["state"] for job in flink.jobs()}
     assert len(flink.jobs()) >= 3
     assert states == {"FINISHED"}
+
+
+def test_bulk_inference_answers_as_in_this_process(flink: Any, tmp_path: Path) -> None:
+    run = start(tmp_path / "run", "infra_validator", [*TINY, *SMALL])
+    model = finish(run, tmp_path / "run")["exporter.serving_model"].path / "Format-Serving"
+    for part in range(4):
+        requests = [{"user_id": f"u{part}-{number}", "item_history": [f"item-{number % 60}"]} for number in range(250)]
+        lines = [*map(json.dumps, requests), "no request"]
+        (tmp_path / "users").mkdir(exist_ok=True)
+        (tmp_path / "users" / f"{part}.jsonl").write_text("\n".join(lines) + "\n")
+    from pipeline.beam import FlinkConfig
+
+    jobs, answers, counts = len(flink.jobs()), {}, {}
+    for name, options in (("here", ()), ("there", FlinkConfig.model_validate(flink.engine).arguments())):
+        out = tmp_path / name
+        command = [sys.executable, "-m", "pipeline.cli", "infer", str(tmp_path / "users"), "--model", str(model), "--out", str(out)]
+        given = [part for option in options for part in ("--beam", option)]
+        printed = subprocess.run([*command, "--set", "format=jsonl", *given], cwd=ROOT, capture_output=True, text=True, timeout=1800)
+        assert printed.returncode == 0, printed.stdout + printed.stderr
+        answers[name] = sorted(line for file in out.glob("*.jsonl.gz") for line in gzip.decompress(file.read_bytes()).splitlines())
+        counts[name] = json.loads((out / "counts.json").read_text())
+    assert len(flink.jobs()) == jobs + 1
+    assert answers["there"] == answers["here"]
+    assert counts["there"] == counts["here"]
+    assert (counts["there"]["read"], counts["there"]["answered"], counts["there"]["quarantined"]) == (1004, 1000, 4)
+    assert len(answers["there"]) == 1000
 
 
 def test_a_killed_task_manager_loses_nothing(flink: Any, tmp_path: Path) -> None:
