@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from components.artifacts import BLESSED, NOT_BLESSED, Artifact, ArtifactError, write_json
 from components.base import ComponentError
-from components.model_io import MODEL_FILE, WEIGHTS, read_weights, write_weights
+from components.model_io import MODEL_FILE, WEIGHTS, precision, read_weights, write_weights
 from components.trajectory_gen.vocabulary import ITEM, ITEMS_FILE
 from models.learner import Learner
 from schemas.config import Config, decode
@@ -92,7 +92,9 @@ def load_judged(
     items = pq.read_table(artifact.path / ITEMS_FILE).combine_chunks()
     if vocabulary is not None and items[ITEM].to_pylist() != vocabulary[ITEM].to_pylist():
         raise ComponentError(f"{artifact.path}: the {kind.name} knows other items than the vocabulary of this training")
-    model = kind.build(config, items, seed)
+    with precision(is_mixed=False):
+        # As it was judged, whatever the precision of what learns from it.
+        model = kind.build(config, items, seed)
     read_weights(model, artifact.path / WEIGHTS)
     return LoadedJudged(model, config, items)
 

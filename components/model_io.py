@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from components.trajectory_gen.vocabulary import COUNT, ITEM, ITEMS_FILE
 from models.algorithms.base import Algorithm, AlgorithmConfig, Catalogue, NetworkConfig
 from models.algorithms.registry import ALGORITHMS, AnyAlgorithm
 from models.co_visitation import Neighbours
-from models.frameworks import tf
+from models.frameworks import keras, tf
 from models.metrics.ranking import MAX_RANK
 from models.module import Module
 from models.ranked_policy import RankedPolicy
@@ -49,6 +51,17 @@ class LoadedModel:
     algorithm: Algorithm
     config: ModelConfig
     vocabulary: pa.Table
+
+
+@contextmanager
+def precision(is_mixed: bool) -> Iterator[None]:
+    """The precision of layers that are made within: bfloat16 with variables in float32, or float32."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16" if is_mixed else "float32")
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
 
 
 def build_model(config: ModelConfig, vocabulary: pa.Table, seed: int, neighbours: Neighbours | None = None) -> Algorithm:

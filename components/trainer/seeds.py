@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from components.artifacts import Artifact
-from components.model_io import LoadedModel, ModelConfig, build_model
+from components.model_io import LoadedModel, ModelConfig, build_model, precision
 from components.trainer.config import TrainerConfig, TrainingConfig
 from components.trainer.imagination import imagination_of
 from components.trainer.rewards import EstimatedRewards, estimated_rewards
@@ -27,18 +27,8 @@ def frameworks(config: TrainingConfig) -> Iterator[None]:
     keras.utils.set_random_seed(config.seed)
     # Generators whose state is a variable, so that checkpoints hold it and a resumed run draws the same dropout.
     keras.backend.experimental.enable_tf_random_generator()
-    with _precision(config):
+    with precision(config.mixed_precision):
         yield
-
-
-@contextmanager
-def _precision(config: TrainingConfig) -> Iterator[None]:
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy("mixed_bfloat16" if config.mixed_precision else "float32")
-    try:
-        yield
-    finally:
-        keras.mixed_precision.set_global_policy(before)
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,7 @@ class SeedSeries:
     @contextmanager
     def training(self, seed: int) -> Iterator[Trainable]:
         """The model as it begins from one of the seeds, and the precision to train it in; what was yielded earlier is spent."""
-        with _precision(self._config):
+        with precision(self._config.mixed_precision):
             for module, start in zip(self._trainable.modules().values(), self._starts[seed], strict=True):
                 if isinstance(module, Learner):
                     module.reseed(seed)

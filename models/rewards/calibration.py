@@ -182,7 +182,8 @@ class Calibration:
             "greatest_calibration_error": self.reliability.greatest_error(),
             "rate": rate,
         }
-        return {name: float(value) for name, value in found.items() if np.isfinite(value)}
+        # A sum of no surprises is -0; it reads as 0.
+        return {name: float(value) + 0.0 for name, value in found.items() if np.isfinite(value)}
 
 
 @dataclass(frozen=True)

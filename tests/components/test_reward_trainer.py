@@ -12,6 +12,7 @@ import pytest
 from components.artifacts import Artifact, ArtifactError
 from components.base import ComponentError
 from components.judged_model import judge, load_judged
+from components.model_io import precision
 from components.reward_io import REWARD_MODEL
 from components.reward_trainer.component import REWARD_TRAINER
 from components.reward_trainer.config import RewardConditionsConfig, RewardTrainerConfig
@@ -140,6 +141,14 @@ def test_nothing_is_learned_from_a_model_that_missed_a_condition(shop: tuple[Art
     with pytest.raises(ComponentError, match="may not be used"):
         toy.train(tmp_path / "policy", toy.trainer_config(reward={"source": "pretrained"}), *shop, reward_model=bad)
     assert load_judged(REWARD_MODEL, bad, must_be_blessed=False).config.estimator == SMALL
+
+
+def test_a_training_in_lower_precision_learns_from_rewards_as_they_were_judged(model: Artifact):
+    batch = toy.batch([[item] for item in range(1, 21)])
+    expected = load_judged(REWARD_MODEL, model, must_be_blessed=False).model.events(batch).mean
+    with precision(is_mixed=True):
+        loaded = load_judged(REWARD_MODEL, model, must_be_blessed=False).model
+        assert np.array_equal(loaded.events(batch).mean, expected)
 
 
 def test_off_costs_nothing_and_is_refused_by_whoever_wants_a_model(shop: tuple[Artifact, Artifact], tmp_path: Path):

@@ -44,7 +44,10 @@ def test_a_calibrated_coin_has_no_error_and_a_certain_liar_all_of_it():
     assert (liar["calibration_error"], liar["brier"], liar["auc"]) == (1.0, 1.0, 0.0)
     # The greatest surprise is that of the least probability.
     assert liar["log_loss"] == pytest.approx(-np.log(1e-7))
-    assert Calibration.of(label.astype(float), label).values()["explained"] == pytest.approx(1.0)
+    sure = Calibration.of(label.astype(float), label).values()
+    assert sure["explained"] == pytest.approx(1.0)
+    # With the sign that is printed.
+    assert f"{sure['log_loss']:.4f}" == "0.0000"
 
 
 def test_the_auc_counts_pairs_and_halves_ties():
