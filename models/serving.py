@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import wraps
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from models.algorithms.base import Algorithm, Condition
 from models.clustered import ClusteredTable
@@ -24,64 +24,28 @@ from models.ranking import (
     only_allowed,
     scores_of_items,
 )
+from models.served_inputs import (
+    EVERY,
+    EXAMPLES,
+    EXPLORE,
+    NO_REWARD,
+    NO_TARGET,
+    NO_TEXT,
+    RECOMMEND,
+    RETURN,
+    SCORE,
+    SERVE,
+    Chance,
+    Wish,
+    for_rows,
+    parsed_examples,
+    wish_of,
+)
 from models.sharding import never_written
 from schemas import serving
 from schemas.trajectory import PAD_ITEM_ID
 
 _Answer = dict[str, tf.Tensor]
-
-_ALL = 2**31 - 1
-"""Items wanted where nothing is said."""
-
-# Inputs of the signatures in their order, shared by both kinds of policy.
-_ITEM_HISTORY = tf.TensorSpec([None, None], tf.string, name=serving.ITEM_HISTORY)
-_EXCLUDE = tf.TensorSpec([None, None], tf.string, name=serving.EXCLUDE)
-_CANDIDATES = tf.TensorSpec([None, None], tf.string, name=serving.CANDIDATES)
-_WISH = (
-    _EXCLUDE,
-    _CANDIDATES,
-    tf.TensorSpec([None, None], tf.string, name=serving.ALLOW_TAGS),
-    tf.TensorSpec([None], tf.int32, name=serving.NUM_WANTED),
-)
-_SERVE = (_ITEM_HISTORY, _EXCLUDE)
-_RECOMMEND = (_ITEM_HISTORY, *_WISH)
-_EXPLORE = (
-    _ITEM_HISTORY,
-    tf.TensorSpec([None], tf.string, name=serving.REQUEST_ID),
-    *_WISH,
-    tf.TensorSpec([None], tf.float32, name=serving.TEMPERATURE),
-    tf.TensorSpec([None], tf.float32, name=serving.EPSILON),
-)
-_SCORE = (_ITEM_HISTORY, _CANDIDATES)
-_EXAMPLES = (tf.TensorSpec([None], tf.string, name=serving.EXAMPLES),)
-_RETURN = (
-    tf.TensorSpec([None], tf.float32, name=serving.TARGET_RETURN),
-    tf.TensorSpec([None, None], tf.float32, name=serving.REWARD_HISTORY),
-)
-"""What a policy that is conditioned on a return takes after all others."""
-
-# What the inputs that may be left out are then.
-_NO_TEXT = tf.constant([[""]])
-_EVERY = tf.constant([_ALL], tf.int32)
-_NO_TARGET = tf.constant([math.nan])
-_NO_REWARD = tf.constant([[math.nan]])
-
-
-class Wish(NamedTuple):
-    """What a request may say beside the history; see `ServedPolicy.recommend`."""
-
-    exclude: tf.Tensor
-    candidates: tf.Tensor
-    allow_tags: tf.Tensor
-    k: tf.Tensor
-
-
-class Chance(NamedTuple):
-    """What decides the chance of an answer; see `ServedPolicy.explore`."""
-
-    request_id: tf.Tensor
-    temperature: tf.Tensor
-    epsilon: tf.Tensor
 
 
 def _exported(signature: tuple[tf.TensorSpec, ...]) -> Callable[[Callable[..., _Answer]], Any]:
@@ -145,8 +109,8 @@ class ServedPolicy(tf.Module):
         self.id_table = tf.lookup.StaticHashTable(to_id, default_value=self._num_items - 1)
         self.name_table = tf.lookup.StaticHashTable(to_name, default_value="")
 
-    @_exported(_SERVE)
-    def serve(self, item_history: tf.Tensor, exclude: tf.Tensor = _NO_TEXT) -> dict[str, tf.Tensor]:
+    @_exported(SERVE)
+    def serve(self, item_history: tf.Tensor, exclude: tf.Tensor = NO_TEXT) -> dict[str, tf.Tensor]:
         """Recommends.
 
         Args:
@@ -159,14 +123,14 @@ class ServedPolicy(tf.Module):
         history, length = self._session(item_history)
         return self._answer(history, length, exclude)
 
-    @_exported(_RECOMMEND)
+    @_exported(RECOMMEND)
     def recommend(
         self,
         item_history: tf.Tensor,
-        exclude: tf.Tensor = _NO_TEXT,
-        candidates: tf.Tensor = _NO_TEXT,
-        allow_tags: tf.Tensor = _NO_TEXT,
-        k: tf.Tensor = _EVERY,
+        exclude: tf.Tensor = NO_TEXT,
+        candidates: tf.Tensor = NO_TEXT,
+        allow_tags: tf.Tensor = NO_TEXT,
+        k: tf.Tensor = EVERY,
     ) -> dict[str, tf.Tensor]:
         """Recommends under conditions, each of them for every row, or in one row for all.
 
@@ -183,15 +147,15 @@ class ServedPolicy(tf.Module):
         history, length = self._session(item_history)
         return self._choose(history, length, None, Wish(exclude, candidates, allow_tags, k))
 
-    @_exported(_EXPLORE)
+    @_exported(EXPLORE)
     def explore(
         self,
         item_history: tf.Tensor,
         request_id: tf.Tensor,
-        exclude: tf.Tensor = _NO_TEXT,
-        candidates: tf.Tensor = _NO_TEXT,
-        allow_tags: tf.Tensor = _NO_TEXT,
-        k: tf.Tensor = _EVERY,
+        exclude: tf.Tensor = NO_TEXT,
+        candidates: tf.Tensor = NO_TEXT,
+        allow_tags: tf.Tensor = NO_TEXT,
+        k: tf.Tensor = EVERY,
         temperature: tf.Tensor = tf.constant([1.0]),
         epsilon: tf.Tensor = tf.constant([0.0]),
     ) -> dict[str, tf.Tensor]:
@@ -211,7 +175,7 @@ class ServedPolicy(tf.Module):
         wish = Wish(exclude, candidates, allow_tags, k)
         return self._explored(history, length, None, wish, Chance(request_id, temperature, epsilon))
 
-    @_exported(_SCORE)
+    @_exported(SCORE)
     def score_candidates(self, item_history: tf.Tensor, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores items.
 
@@ -225,7 +189,7 @@ class ServedPolicy(tf.Module):
         history, length = self._session(item_history)
         return self._scored(history, length, None, candidates)
 
-    @_exported(_EXAMPLES)
+    @_exported(EXAMPLES)
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Recommends for tf.Examples; every input of `recommend` may be a feature, lists as long as they are.
 
@@ -235,9 +199,9 @@ class ServedPolicy(tf.Module):
         Returns:
             What `recommend` returns.
         """
-        parsed = self._parsed(examples)
+        parsed = parsed_examples(examples)
         history, length = self._session(parsed[serving.ITEM_HISTORY])
-        return self._choose(history, length, None, _wish(parsed))
+        return self._choose(history, length, None, wish_of(parsed))
 
     def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
         """The functions to export, by the name of their signature."""
@@ -259,7 +223,7 @@ class ServedPolicy(tf.Module):
     def _answer(
         self, history: tf.Tensor, length: tf.Tensor, exclude: tf.Tensor, condition: Condition | None = None
     ) -> dict[str, tf.Tensor]:
-        excluded = _for_rows(serving.EXCLUDE, self._ids(tf.ensure_shape(exclude, [None, None])), history)
+        excluded = for_rows(serving.EXCLUDE, self._ids(tf.ensure_shape(exclude, [None, None])), history)
         states = self._algorithm.final_states(history, length, condition)
         return self._named(self._algorithm.rank(states, history, self._k, excluded, tables=self.tables))
 
@@ -295,9 +259,9 @@ class ServedPolicy(tf.Module):
         """The K best items that a request allows."""
         states = self._algorithm.final_states(history, length, condition)
         scores = self._algorithm.scores(states, history, tables=self.tables)
-        excluded = _for_rows(serving.EXCLUDE, self._ids(tf.ensure_shape(wish.exclude, [None, None])), history)
-        tags = _for_rows(serving.ALLOW_TAGS, tf.ensure_shape(wish.allow_tags, [None, None]), history)
-        candidates = _for_rows(serving.CANDIDATES, tf.ensure_shape(wish.candidates, [None, None]), history)
+        excluded = for_rows(serving.EXCLUDE, self._ids(tf.ensure_shape(wish.exclude, [None, None])), history)
+        tags = for_rows(serving.ALLOW_TAGS, tf.ensure_shape(wish.allow_tags, [None, None]), history)
+        candidates = for_rows(serving.CANDIDATES, tf.ensure_shape(wish.candidates, [None, None]), history)
         has_candidates = tf.reduce_any(tf.not_equal(candidates, ""), axis=1)
 
         def of_catalogue() -> tuple[tf.Tensor, tf.Tensor]:
@@ -335,26 +299,9 @@ class ServedPolicy(tf.Module):
 
     def _scored(self, history: tf.Tensor, length: tf.Tensor, condition: Condition | None, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
         states = self._algorithm.final_states(history, length, condition)
-        ids = _for_rows(serving.CANDIDATES, self._ids(tf.ensure_shape(candidates, [None, None])), history)
+        ids = for_rows(serving.CANDIDATES, self._ids(tf.ensure_shape(candidates, [None, None])), history)
         scores = self._algorithm.scores(states, history, tables=self.tables)
         return {serving.SCORE: scores_of_items(scores, ids, self._num_items)}
-
-    def _parsed(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Features of serialized examples by input name; what an example leaves out says nothing."""
-        lists = (serving.ITEM_HISTORY, serving.EXCLUDE, serving.CANDIDATES, serving.ALLOW_TAGS)
-        features: dict[str, Any] = {name: tf.io.VarLenFeature(tf.string) for name in lists}
-        features[serving.NUM_WANTED] = tf.io.FixedLenFeature([], tf.int64, _ALL)
-        features[serving.TARGET_RETURN] = tf.io.FixedLenFeature([], tf.float32, math.nan)
-        features[serving.REWARD_HISTORY] = tf.io.VarLenFeature(tf.float32)
-        parsed = tf.io.parse_example(tf.ensure_shape(examples, [None]), features)
-        for name in lists:
-            parsed[name] = _dense(name, parsed[name], "")
-        reward = _dense(serving.REWARD_HISTORY, parsed[serving.REWARD_HISTORY], math.nan)
-        width = tf.shape(parsed[serving.ITEM_HISTORY])[1]
-        # As wide as the longest history, whoever gave more or fewer rewards.
-        missing = tf.maximum(width - tf.shape(reward)[1], 0)
-        parsed[serving.REWARD_HISTORY] = tf.pad(reward, [[0, 0], [0, missing]], constant_values=math.nan)[:, :width]
-        return parsed
 
     def _ids(self, names: tf.Tensor) -> tf.Tensor:
         ids = tf.cast(self.id_table.lookup(names), tf.int32) + 1
@@ -378,13 +325,13 @@ class ReturnServedPolicy(ServedPolicy):
     far as they are known.
     """
 
-    @_exported((*_SERVE, *_RETURN))
+    @_exported((*SERVE, *RETURN))
     def serve_return(
         self,
         item_history: tf.Tensor,
-        exclude: tf.Tensor = _NO_TEXT,
-        target_return: tf.Tensor = _NO_TARGET,
-        reward_history: tf.Tensor = _NO_REWARD,
+        exclude: tf.Tensor = NO_TEXT,
+        target_return: tf.Tensor = NO_TARGET,
+        reward_history: tf.Tensor = NO_REWARD,
     ) -> dict[str, tf.Tensor]:
         """Recommends what brings a return.
 
@@ -400,58 +347,58 @@ class ReturnServedPolicy(ServedPolicy):
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._answer(history, length, exclude, condition)
 
-    @_exported((*_RECOMMEND, *_RETURN))
+    @_exported((*RECOMMEND, *RETURN))
     def recommend(
         self,
         item_history: tf.Tensor,
-        exclude: tf.Tensor = _NO_TEXT,
-        candidates: tf.Tensor = _NO_TEXT,
-        allow_tags: tf.Tensor = _NO_TEXT,
-        k: tf.Tensor = _EVERY,
-        target_return: tf.Tensor = _NO_TARGET,
-        reward_history: tf.Tensor = _NO_REWARD,
+        exclude: tf.Tensor = NO_TEXT,
+        candidates: tf.Tensor = NO_TEXT,
+        allow_tags: tf.Tensor = NO_TEXT,
+        k: tf.Tensor = EVERY,
+        target_return: tf.Tensor = NO_TARGET,
+        reward_history: tf.Tensor = NO_REWARD,
     ) -> dict[str, tf.Tensor]:
         """Recommends under conditions what brings a return; see `ServedPolicy.recommend` and `serve_return`."""
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._choose(history, length, condition, Wish(exclude, candidates, allow_tags, k))
 
-    @_exported((*_EXPLORE, *_RETURN))
+    @_exported((*EXPLORE, *RETURN))
     def explore(
         self,
         item_history: tf.Tensor,
         request_id: tf.Tensor,
-        exclude: tf.Tensor = _NO_TEXT,
-        candidates: tf.Tensor = _NO_TEXT,
-        allow_tags: tf.Tensor = _NO_TEXT,
-        k: tf.Tensor = _EVERY,
+        exclude: tf.Tensor = NO_TEXT,
+        candidates: tf.Tensor = NO_TEXT,
+        allow_tags: tf.Tensor = NO_TEXT,
+        k: tf.Tensor = EVERY,
         temperature: tf.Tensor = tf.constant([1.0]),
         epsilon: tf.Tensor = tf.constant([0.0]),
-        target_return: tf.Tensor = _NO_TARGET,
-        reward_history: tf.Tensor = _NO_REWARD,
+        target_return: tf.Tensor = NO_TARGET,
+        reward_history: tf.Tensor = NO_REWARD,
     ) -> dict[str, tf.Tensor]:
         """Recommends with chance what brings a return; see `ServedPolicy.explore` and `serve_return`."""
         told = self._told(item_history, target_return, reward_history)
         wish = Wish(exclude, candidates, allow_tags, k)
         return self._explored(*told, wish, Chance(request_id, temperature, epsilon))
 
-    @_exported((*_SCORE, *_RETURN))
+    @_exported((*SCORE, *RETURN))
     def score_candidates(
         self,
         item_history: tf.Tensor,
         candidates: tf.Tensor,
-        target_return: tf.Tensor = _NO_TARGET,
-        reward_history: tf.Tensor = _NO_REWARD,
+        target_return: tf.Tensor = NO_TARGET,
+        reward_history: tf.Tensor = NO_REWARD,
     ) -> dict[str, tf.Tensor]:
         """Scores items by what brings a return; see `ServedPolicy.score_candidates` and `serve_return`."""
         history, length, condition = self._told(item_history, target_return, reward_history)
         return self._scored(history, length, condition, candidates)
 
-    @_exported(_EXAMPLES)
+    @_exported(EXAMPLES)
     def serving_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Recommends for tf.Examples; see `ServedPolicy.serving_examples`."""
-        parsed = self._parsed(examples)
+        parsed = parsed_examples(examples)
         told = self._told(parsed[serving.ITEM_HISTORY], parsed[serving.TARGET_RETURN], parsed[serving.REWARD_HISTORY])
-        return self._choose(*told, _wish(parsed))
+        return self._choose(*told, wish_of(parsed))
 
     def signatures(self) -> dict[str, tf.types.experimental.GenericFunction]:
         return {**super().signatures(), serving.SERVING_RETURN: self.serve_return}
@@ -468,27 +415,3 @@ class ReturnServedPolicy(ServedPolicy):
         target -= tf.reduce_sum(tf.where(earlier, reward, 0.0), axis=1)
         condition = Condition(target, tf.gather(reward, place, batch_dims=1))
         return tf.gather(ids, place, batch_dims=1), length, condition
-
-
-def _for_rows(name: str, values: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
-    """Values [B, E], or [1, E] for all rows, as [B, E]."""
-    shape = tf.stack([tf.shape(history)[0], tf.shape(values)[1]])
-    with tf.control_dependencies([_few(name, shape)]):
-        return tf.broadcast_to(values, shape)
-
-
-def _dense(name: str, values: tf.SparseTensor, padding: str | float) -> tf.Tensor:
-    """Rows of their own lengths as wide as the longest; padding fills up."""
-    with tf.control_dependencies([_few(name, values.dense_shape)]):
-        return tf.sparse.to_dense(values, padding)
-
-
-def _few(name: str, shape: tf.Tensor) -> tf.Operation:
-    """Fails, before memory is taken for it, where an input has more values than a request may have."""
-    count = tf.reduce_prod(tf.cast(shape, tf.int64))
-    return tf.debugging.Assert(count <= serving.MAX_VALUES, [f"{name}: at most {serving.MAX_VALUES:,} values over all rows, found", count])
-
-
-def _wish(parsed: Mapping[str, tf.Tensor]) -> Wish:
-    wanted = tf.cast(tf.clip_by_value(parsed[serving.NUM_WANTED], 0, _ALL), tf.int32)
-    return Wish(parsed[serving.EXCLUDE], parsed[serving.CANDIDATES], parsed[serving.ALLOW_TAGS], wanted)
