@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from components.artifacts import file_state
 from components.base import Component, Port, Properties
 from components.exporter.config import ExporterConfig
 
@@ -21,5 +22,7 @@ EXPORTER = Component(
     config=ExporterConfig,
     inputs={"model": Port("Model", "The model."), "examples": Port("Examples", "Where warm-up histories come from.")},
     outputs={"serving_model": Port("ServingModel", "Format-Serving/: the SavedModel; expected.json: answers to its warm-up requests.")},
+    external_state=lambda config: file_state("item_tags", config.item_tags),
+    looks_outside=lambda config: config.item_tags is not None,
     describe=_describe,
 )

@@ -8,15 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv
-
 from components.artifacts import EXPECTED_FILE, SERVING_FOLDER, Artifact, write_json
-from components.base import ComponentError, Context, Properties
+from components.base import Context, Properties
 from components.exporter.config import ExporterConfig
 from components.exporter.examples import write_examples
 from components.exporter.retrieval import choose_retrieval
 from components.exporter.warmup import sample_histories, warmup_requests, write_warmup
+from components.item_files import read_tags
 from components.model_io import LoadedModel, load_model
 from components.trajectory_gen.vocabulary import ITEM
 from models.frameworks import tf
@@ -34,7 +32,8 @@ def execute(
     histories = sample_histories(model, inputs["examples"])
     with context.progress.task("export"):
         retrieval = choose_retrieval(config.retrieval, model, histories, config.k, context.progress)
-        export(model, folder, config.k, read_tags(config.item_tags, model), retrieval.tables)
+        tags = read_tags("exporter.item_tags", config.item_tags, model.vocabulary[ITEM]) if config.item_tags else {}
+        export(model, folder, config.k, tags, retrieval.tables)
     requests = warmup_requests(model, histories, config)
     write_warmup(folder / serving.WARMUP_FILE, requests)
     write_examples(outputs["serving_model"] / serving.EXAMPLES_FOLDER, requests)
@@ -81,30 +80,6 @@ def export(
         kind = ReturnServedPolicy if model.algorithm.is_return_conditioned else ServedPolicy
         served = kind(model.algorithm, str(items), k, tagged, tables)
         tf.saved_model.save(served, str(folder), signatures=served.signatures())
-
-
-def read_tags(path: str | None, model: LoadedModel) -> dict[str, list[int]]:
-    """Tag to the ids of its items, from a CSV file with columns `item` and `tag`; items that the model does not know do not count.
-
-    Raises:
-        ComponentError: The file cannot be read, has other columns, or knows no item of the model.
-    """
-    if path is None:
-        return {}
-    try:
-        text = pa.csv.ConvertOptions(column_types={"item": pa.string(), "tag": pa.string()}, strings_can_be_null=False)
-        table = pa.csv.read_csv(path, convert_options=text)
-        items, tags = table["item"].to_pylist(), table["tag"].to_pylist()
-    except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise ComponentError(f"exporter.item_tags: {path}: expected CSV with the columns item and tag: {error}") from None
-    ids = {name: number for number, name in enumerate(model.vocabulary[ITEM].to_pylist(), 1)}
-    found: dict[str, list[int]] = {}
-    for item, tag in zip(items, tags, strict=True):
-        if item in ids and tag:
-            found.setdefault(tag, []).append(ids[item])
-    if not found:
-        raise ComponentError(f"exporter.item_tags: {path}: none of its {len(items):,} rows is about an item of the model")
-    return found
 
 
 def _plain(answer: Mapping[str, tf.Tensor]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from components.artifacts import file_state
 from components.base import Component, Port, Properties
 from components.reward_trainer.config import RewardTrainerConfig
 
@@ -25,5 +26,7 @@ REWARD_TRAINER = Component(
         "anomalies": Port("ExampleAnomalies", "Says that the trajectories are sound."),
     },
     outputs={"reward_model": Port("RewardModel", "Configuration, weights, vocabulary, measures and verdict; empty when off.")},
+    external_state=lambda config: file_state("item_features", config.item_features if config.estimator else None),
+    looks_outside=lambda config: config.estimator is not None and config.item_features is not None,
     describe=_describe,
 )

@@ -3,7 +3,7 @@
 import pydantic
 
 from components.trainer.config import EarlyStoppingConfig, TrainingConfig
-from models.rewards.registry import AnyEstimator
+from models.rewards.registry import PlainEstimator
 from schemas.config import Config
 
 
@@ -31,8 +31,10 @@ class RewardConditionsConfig(Config):
 class RewardTrainerConfig(TrainingConfig):
     """From trajectories to an estimate of every event's reward."""
 
-    estimator: AnyEstimator | None = None
+    estimator: PlainEstimator | None = None
     """What is trained, such as `{name: din}`; null trains nothing and costs nothing."""
+    item_features: str | None = None
+    """CSV file with a column `item` and columns of numbers, such as prices, that the estimator is told of each item; null tells none."""
     max_epochs: int = pydantic.Field(default=5, ge=1)
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig(metric="explained", patience=1)
     conditions: RewardConditionsConfig = RewardConditionsConfig()

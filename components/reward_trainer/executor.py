@@ -18,18 +18,27 @@ def execute(
     output.mkdir(parents=True, exist_ok=True)
     if config.estimator is None:
         return {"reward_model": {"enabled": False}}
+    from components.item_files import read_features
     from components.judged_model import judge
     from components.judged_training import keep_judged, train_judged
     from components.reward_io import RewardModelConfig, build_reward_model
     from components.reward_trainer.measuring import measure, part_of_eval
     from components.reward_trainer.trainable import TrainableRewards
-    from components.trajectory_gen.vocabulary import read_vocabulary
+    from components.trajectory_gen.vocabulary import ITEM, read_vocabulary
+    from models.rewards.base import RewardEstimator
 
     examples, vocabulary = inputs["examples"], read_vocabulary(inputs["vocabulary"])
-    model_config = RewardModelConfig(estimator=config.estimator, max_steps=examples.properties["max_length"])
-    estimator, state = train_judged(
-        lambda: build_reward_model(model_config, vocabulary, config.seed), TrainableRewards, config, examples, context, output / "logs"
-    )
+    features = read_features("reward_trainer.item_features", config.item_features, vocabulary[ITEM]) if config.item_features else None
+    told = config.estimator.model_copy(update={"num_item_features": len(features.names) if features else 0})
+    model_config = RewardModelConfig(estimator=told, max_steps=examples.properties["max_length"])
+
+    def build() -> RewardEstimator:
+        estimator = build_reward_model(model_config, vocabulary, config.seed)
+        if features:
+            estimator.set_item_features(features.values)
+        return estimator
+
+    estimator, state = train_judged(build, TrainableRewards, config, examples, context, output / "logs")
     before = measure(estimator, part_of_eval(examples, "judging"))
     estimator.calibrate(part_of_eval(examples, "fitting"))
     measured = measure(estimator, part_of_eval(examples, "judging"))
@@ -46,5 +55,6 @@ def execute(
             "num_items": vocabulary.num_rows + 1,
             "max_steps": model_config.max_steps,
             "events": measured.rewards.count,
+            "item_features": {"names": list(features.names), "items": features.num_known} if features else None,
         }
     }

@@ -8,7 +8,7 @@ from models.algorithms.base import NetworkConfig
 from models.algorithms.registry import AnyAlgorithm
 from models.algorithms.sqn import SQNConfig
 from models.rewards.din import DINConfig
-from models.rewards.registry import AnyEstimator
+from models.rewards.registry import PlainEstimator
 from models.user_model.imagination import ImaginationConfig
 from schemas.config import Config
 
@@ -58,7 +58,7 @@ class RewardSourceConfig(Config):
     source: Literal["logged", "pretrained", "co_trained"] = "logged"
     """logged: as they are. pretrained: what the model of `reward_trainer` expects of each event. co_trained: what an estimator
     expects that learns beside the algorithm, from the same batches (SRS)."""
-    estimator: AnyEstimator = DINConfig()
+    estimator: PlainEstimator = DINConfig()
     """The one that is co-trained."""
     learning_rate: float | None = pydantic.Field(default=None, gt=0.0)
     """Of the estimator that is co-trained; null is that of the algorithm."""

@@ -43,7 +43,9 @@ def serve() -> NoReturn:
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     config = tf.compat.v1.ConfigProto()
     num_workers = len(resolver.cluster_spec().as_dict().get("worker", []))
-    if (os.cpu_count() or 1) <= num_workers:
+    # TensorFlow takes a thread for each processor that this process may use, which may be fewer than the machine has.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if usable <= num_workers:
         # One worker's operation may wait for another's in the same process.
         config.inter_op_parallelism_threads = num_workers + 1
     _server = tf.distribute.Server(

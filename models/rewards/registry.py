@@ -14,10 +14,22 @@ from schemas.registry import Registry
 
 REWARDS: Registry[type[RewardNetwork]] = Registry("reward estimator", {"din": DIN, "fm": FM, "deepfm": DeepFM, "dcn": DCN})
 
+
+def _without_features(config: EstimatorConfig) -> EstimatorConfig:
+    if config.num_user_features:
+        raise ValueError("num_user_features: trajectories hold no numbers of users; expected 0")
+    if config.num_item_features:
+        raise ValueError("num_item_features follows from the columns of reward_trainer.item_features; expected 0")
+    return config
+
+
 if TYPE_CHECKING:
     AnyEstimator = EstimatorConfig
+    PlainEstimator = EstimatorConfig
 else:
     AnyEstimator = Annotated[Union[tuple(network.config_class for network in REWARDS.values())], pydantic.Field(discriminator="name")]
+    PlainEstimator = Annotated[AnyEstimator, pydantic.AfterValidator(_without_features)]
+"""One that is configured before anything is known of how many numbers it is told."""
 
 
 def create_estimator(config: EstimatorConfig, catalogue: Catalogue, seed: int = 0, embedding: Any = None) -> RewardEstimator:

@@ -17,7 +17,7 @@ from models.rewards.base import Features, RewardEstimator
 from models.rewards.deepfm import DeepFMConfig
 from models.rewards.fm import FMConfig
 from models.rewards.outcomes import Prediction
-from models.rewards.registry import AnyEstimator, create_estimator
+from models.rewards.registry import PlainEstimator, create_estimator
 from models.user_model.debiasing import Debiasing, debiased, doubly_robust, target_weights
 from schemas.config import Config
 from schemas.interaction import FEEDBACK_ROLES
@@ -29,17 +29,17 @@ _PURPOSE_DRAWN, _PURPOSE_NEGATIVE = 15_485_863, 32_452_843
 class UserModelConfig(Config):
     """The three models, and how the first one is kept from learning what the logs preferred."""
 
-    rewards: AnyEstimator = DeepFMConfig(width=8, hidden=(128, 128), outcome="continuous", has_variance=True, members=5)
+    rewards: PlainEstimator = DeepFMConfig(width=8, hidden=(128, 128), outcome="continuous", has_variance=True, members=5)
     """What an item earns; of a continuous reward. Its members' disagreement is the doubt that plans are careful about."""
     behaviour: NetworkConfig = NetworkConfig()
     """Networks of what comes next in the logs."""
-    leaving: AnyEstimator = DeepFMConfig(width=8, hidden=(64,), outcome="binary")
+    leaving: PlainEstimator = DeepFMConfig(width=8, hidden=(64,), outcome="binary")
     """Whether an event is a session's last; of a binary outcome."""
     debiasing: Debiasing = "none"
     """none: as logged. ips, snips, dr: as if items had been shown evenly; see `models.user_model.debiasing`."""
     min_propensity: float = pydantic.Field(default=0.01, gt=0.0, le=1.0)
     """Probabilities of the behaviour below it count as it."""
-    imputation: AnyEstimator = FMConfig(width=8, outcome="continuous")
+    imputation: PlainEstimator = FMConfig(width=8, outcome="continuous")
     """Of dr: what events that were not logged might have earned, learned as logged."""
     num_negatives: int = pydantic.Field(default=1, ge=0)
     """Items drawn evenly beside every event, which count as events that earned nothing: logs do not say what was passed."""

@@ -143,6 +143,29 @@ def test_nothing_is_learned_from_a_model_that_missed_a_condition(shop: tuple[Art
     assert load_judged(REWARD_MODEL, bad, must_be_blessed=False).config.estimator == SMALL
 
 
+def test_what_is_known_of_items_tells_apart_those_that_were_hidden(shop: tuple[Artifact, Artifact], tmp_path: Path):
+    # Items are almost always hidden in training, so that only the column can say which are bought.
+    hidden = SMALL.model_copy(update={"unknown_rate": 0.97})
+    path = tmp_path / "items.csv"
+    path.write_text("item,price\n" + "".join(f"item-{number},{number <= 10:d}\n" for number in range(1, 20)))
+    found = _run(tmp_path / "told", shop, _config(estimator=hidden, item_features=str(path)))
+    assert found.properties["item_features"] == {"names": ["price"], "items": 19}
+    assert found.properties["estimator"]["num_item_features"] == 1
+    mean = (
+        load_judged(REWARD_MODEL, found, must_be_blessed=False).model.events(toy.batch([[toy.UNKNOWN] * 2, [1, 19], [3, 20]])).mean.numpy()
+    )
+    # .2 + .8 p with p = .8 or .2; the file does not have item 20.
+    assert [mean[1, 0], mean[1, 1]] == pytest.approx([0.84, 0.36], abs=0.1)
+    assert mean[2, 0] == pytest.approx(0.84, abs=0.1)
+    assert 0.4 < mean[2, 1] < 0.8
+
+
+@pytest.mark.parametrize("name", ["num_user_features", "num_item_features"])
+def test_numbers_that_nothing_could_give_are_refused(name: str):
+    with pytest.raises(ValueError, match=f"{name}.*expected 0"):
+        RewardTrainerConfig(estimator={"name": "fm", name: 2})  # type: ignore[arg-type]
+
+
 def test_a_training_in_lower_precision_learns_from_rewards_as_they_were_judged(model: Artifact):
     batch = toy.batch([[item] for item in range(1, 21)])
     expected = load_judged(REWARD_MODEL, model, must_be_blessed=False).model.events(batch).mean
