@@ -2,6 +2,8 @@
 
 Under TensorFlow's ParameterServerStrategy a table is a `ShardedVariable`. Its rows must be looked up with `rows_of`: `tf.gather`
 on it returns them in another order, and whatever else reads it makes a copy of the whole table where it is read.
+
+What is only read, such as a served policy, takes rows from a table in another way; see `never_written`.
 """
 
 from __future__ import annotations
