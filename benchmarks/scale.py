@@ -38,6 +38,8 @@ MILLION = 1_000_000
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ("--runner=FnApiRunner",)
 SHARDS = 4
+FLINK_HEAP = 2048
+"""Megabytes of each of its Java processes."""
 
 
 # === Ingestion ===
@@ -83,7 +85,10 @@ def flink(millions: float, folder: Path, jars: Path) -> None:
     path = ingest.generated(int(millions * MILLION), folder)
     standalone = _standalone()
     try:
-        with tempfile.TemporaryDirectory(dir=folder) as place, standalone.running(jars.resolve(), Path(place), 2) as cluster:
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as place,
+            standalone.running(jars.resolve(), Path(place), 2, heap_megabytes=FLINK_HEAP) as cluster,
+        ):
             from pipeline.beam import FlinkConfig
 
             engine = FlinkConfig.model_validate(cluster.engine).arguments()

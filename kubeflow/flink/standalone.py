@@ -34,6 +34,9 @@ _OPENED = (
 )
 _EXPORTED = ("java.base/sun.net.util", "java.rmi/sun.rmi.registry", "java.security.jgss/sun.security.krb5")
 
+_HEAP = 384
+"""Megabytes that are enough for logs to try things with."""
+
 _LOGGING = """\
 rootLogger.level = INFO
 rootLogger.appenderRef.out.ref = Out
@@ -59,7 +62,7 @@ class Standalone:
         heap_megabytes: Memory of each Java process.
     """
 
-    def __init__(self, jars: Path, folder: Path, num_task_managers: int = 2, slots: int = 1, heap_megabytes: int = 384):
+    def __init__(self, jars: Path, folder: Path, num_task_managers: int = 2, slots: int = 1, heap_megabytes: int = _HEAP):
         self._jars = {path.name: path for path in sorted(jars.glob("*.jar"))} if jars.is_dir() else {}
         self._jars_folder = jars
         self.folder = folder
@@ -242,9 +245,9 @@ class Standalone:
 
 
 @contextlib.contextmanager
-def running(jars: Path, folder: Path, num_task_managers: int = 2, slots: int = 1) -> Iterator[Standalone]:
+def running(jars: Path, folder: Path, num_task_managers: int = 2, slots: int = 1, heap_megabytes: int = _HEAP) -> Iterator[Standalone]:
     """A standalone Flink until the block is left."""
-    flink = Standalone(jars, folder, num_task_managers, slots)
+    flink = Standalone(jars, folder, num_task_managers, slots, heap_megabytes)
     try:
         flink.start()
         yield flink
@@ -276,10 +279,13 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, metavar="DIR", help="folder for logs and files (default: a temporary one)")
     parser.add_argument("--task-managers", type=int, default=2, metavar="N", help="task managers (default: 2)")
     parser.add_argument("--slots", type=int, default=1, metavar="N", help="parts that each runs at the same time (default: 1)")
+    parser.add_argument(
+        "--heap", type=int, default=_HEAP, metavar="MB", help=f"memory of each Java process; logs of millions need 2048 (default: {_HEAP})"
+    )
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="longplay-flink-"))
     try:
-        with running(options.jars.resolve(), folder.resolve(), options.task_managers, options.slots) as flink:
+        with running(options.jars.resolve(), folder.resolve(), options.task_managers, options.slots, options.heap) as flink:
             print(f"Flink   http://localhost:{flink.rest_port}\nlogs    {flink.folder / 'logs'}")
             print(f"run     longplay run --set 'beam.engine={json.dumps(flink.engine)}'", flush=True)
             while True:
