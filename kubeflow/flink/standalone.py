@@ -123,7 +123,8 @@ class Standalone:
             "taskmanager.memory.framework.off-heap.size": "128m",
             "taskmanager.memory.task.heap.size": f"{self._heap - 128}m",
             "taskmanager.memory.task.off-heap.size": "0m",
-            "taskmanager.memory.managed.size": "64m",
+            # Sorting needs room for several records, and a record is a block of the logs.
+            "taskmanager.memory.managed.size": f"{self._heap // 2}m",
             "taskmanager.memory.network.min": "128m",
             "taskmanager.memory.network.max": "128m",
             "taskmanager.memory.jvm-metaspace.size": "256m",
@@ -181,7 +182,9 @@ class Standalone:
         exported = [f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTED]
         logging = self.folder / "conf" / "log4j2.properties"
         # Small machines: little memory, and a garbage collector without threads of its own.
-        sizes = [f"-Xmx{self._heap}m", "-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=256m", "-XX:TieredStopAtLevel=1"]
+        # What goes to Python workers passes through direct memory, beside Flink's buffers.
+        direct = f"-XX:MaxDirectMemorySize={self._heap + 256}m"
+        sizes = [f"-Xmx{self._heap}m", direct, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         return [java, *sizes, f"-Dlog4j2.configurationFile={logging}", *opened, *exported]
 
     def _configure(self) -> Path:
