@@ -280,6 +280,7 @@ def training(num_items: int, seconds: float) -> None:
         num_context=tf.zeros([SESSIONS], tf.int32),
         is_terminal=tf.ones([SESSIONS]),
         session=tf.range(SESSIONS, dtype=tf.int64),
+        user=tf.zeros([SESSIONS], tf.int64),
     )
 
     def trained(name: str) -> Call:

@@ -162,6 +162,7 @@ def random_batch(num_items: int, rng: np.random.Generator) -> TrajectoryBatch:
         num_context=tf.zeros([SESSIONS], tf.int32),
         is_terminal=tf.ones([SESSIONS]),
         session=tf.range(SESSIONS, dtype=tf.int64),
+        user=tf.zeros([SESSIONS], tf.int64),
     )
 
 

@@ -210,6 +210,7 @@ def _padded(parsed: dict[str, Any], rows: tf.Tensor, round_steps: int) -> Trajec
         num_context=tf.cast(tf.gather(parsed[trajectory.NUM_CONTEXT], rows), tf.int32),
         is_terminal=tf.cast(tf.gather(parsed[trajectory.IS_TERMINAL], rows), tf.float32),
         session=tf.gather(parsed["session"], rows),
+        user=tf.gather(parsed["user"], rows),
     )
 
 
@@ -259,7 +260,7 @@ def _ending(batch: TrajectoryBatch, begin: tf.Tensor, end: tf.Tensor, discount: 
 
 
 class Transitions:
-    """All transitions of some files in memory, to be drawn one by one; 24 bytes for an event and 16 for a transition.
+    """All transitions of some files in memory, to be drawn one by one; 24 bytes for an event and 33 for a transition.
 
     Args:
         files: Shards.
@@ -273,6 +274,7 @@ class Transitions:
         before: list[npt.NDArray[np.int64]] = []
         done: list[npt.NDArray[np.bool_]] = []
         session: list[npt.NDArray[np.int64]] = []
+        user: list[npt.NDArray[np.int64]] = []
         total = 0
         for serialized in raw_records(files).batch(4096):
             parsed = parse(serialized)
@@ -287,10 +289,11 @@ class Transitions:
             before.append(np.minimum(step, context)[is_target])
             done.append((is_last & np.repeat(parsed[trajectory.IS_TERMINAL].numpy() > 0, length))[is_target])
             session.append(np.repeat(parsed["session"].numpy(), length)[is_target])
+            user.append(np.repeat(parsed["user"].numpy(), length)[is_target])
             total += int(length.sum())
         self._events = {name: np.concatenate(parts) if parts else np.zeros(0) for name, parts in events.items()}
         self._targets, self._before = _joined(targets, np.int64), _joined(before, np.int64)
-        self._done, self._session = _joined(done, np.bool_), _joined(session, np.int64)
+        self._done, self._session, self._user = _joined(done, np.bool_), _joined(session, np.int64), _joined(user, np.int64)
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -332,6 +335,7 @@ class Transitions:
             num_context=tf.constant(before.astype(np.int32)),
             is_terminal=tf.constant(self._done[chosen].astype(np.float32)),
             session=tf.constant(self._session[chosen]),
+            user=tf.constant(self._user[chosen]),
         )
 
 

@@ -19,6 +19,7 @@ class TrajectoryBatch(NamedTuple):
         num_context: [B] int32 leading steps that are no targets.
         is_terminal: [B] float32, 1 where the last step ends the session.
         session: [B] int64 hash of user and session, the same for all records of a session.
+        user: [B] int64 hash of the user, the same for all sessions of theirs; 0 for somebody without a name.
     """
 
     item_id: tf.Tensor
@@ -29,6 +30,7 @@ class TrajectoryBatch(NamedTuple):
     num_context: tf.Tensor
     is_terminal: tf.Tensor
     session: tf.Tensor
+    user: tf.Tensor
 
     def is_step(self) -> tf.Tensor:
         """[B, T] True for steps, False for padding."""

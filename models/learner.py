@@ -115,7 +115,8 @@ class Learner(Module, ABC):
         steps = min(2, self._max_steps)
         nothing = tf.zeros([1, steps], tf.int32)
         real = tf.zeros([1, steps], tf.float32)
-        batch = TrajectoryBatch(nothing, nothing, real, real, nothing[:, 0], nothing[:, 0], real[:, 0], tf.zeros([1], tf.int64))
+        nobody = tf.zeros([1], tf.int64)
+        batch = TrajectoryBatch(nothing, nothing, real, real, nothing[:, 0], nothing[:, 0], real[:, 0], nobody, nobody)
         for phase in self.phases:
             self.losses_of(phase, batch, tf.constant(0, tf.int64), training=False)
         self.after_build()

@@ -14,7 +14,7 @@ from components.exporter.config import ExporterConfig
 from components.exporter.examples import write_examples
 from components.exporter.retrieval import choose_retrieval
 from components.exporter.warmup import sample_histories, warmup_requests, write_warmup
-from components.item_files import read_tags
+from components.feature_files import read_tags
 from components.model_io import LoadedModel, load_model
 from components.trajectory_gen.vocabulary import ITEM
 from models.frameworks import tf

@@ -1,6 +1,7 @@
 """Declaration of reward_trainer."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from components.artifacts import file_state
 from components.base import Component, Port, Properties
@@ -16,6 +17,12 @@ def _describe(outputs: Mapping[str, Properties]) -> str:
     return f"{model['estimator']['name']}, {', '.join(measured)}; {verdict}"
 
 
+def _feature_files(config: RewardTrainerConfig) -> Mapping[str, Any]:
+    if config.estimator is None:
+        return {}
+    return file_state("item_features", config.item_features) | file_state("user_features", config.user_features)
+
+
 REWARD_TRAINER = Component(
     name="reward_trainer",
     description="Trains an estimate of every event's reward, calibrates it, and says whether it may be used.",
@@ -26,7 +33,7 @@ REWARD_TRAINER = Component(
         "anomalies": Port("ExampleAnomalies", "Says that the trajectories are sound."),
     },
     outputs={"reward_model": Port("RewardModel", "Configuration, weights, vocabulary, measures and verdict; empty when off.")},
-    external_state=lambda config: file_state("item_features", config.item_features if config.estimator else None),
-    looks_outside=lambda config: config.estimator is not None and config.item_features is not None,
+    external_state=_feature_files,
+    looks_outside=lambda config: config.estimator is not None and bool(config.item_features or config.user_features),
     describe=_describe,
 )

@@ -35,6 +35,8 @@ class RewardTrainerConfig(TrainingConfig):
     """What is trained, such as `{name: din}`; null trains nothing and costs nothing."""
     item_features: str | None = None
     """CSV file with a column `item` and columns of numbers, such as prices, that the estimator is told of each item; null tells none."""
+    user_features: str | None = None
+    """The same with a column `user`; whoever it does not name is like everybody in the mean."""
     max_epochs: int = pydantic.Field(default=5, ge=1)
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig(metric="explained", patience=1)
     conditions: RewardConditionsConfig = RewardConditionsConfig()

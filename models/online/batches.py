@@ -53,4 +53,5 @@ def as_batch(*parts: Sessions) -> TrajectoryBatch:
         num_context=facts[NUM_CONTEXT],
         is_terminal=facts[IS_TERMINAL],
         session=facts[SESSION_ID],
+        user=tf.zeros_like(facts[SESSION_ID]),
     )

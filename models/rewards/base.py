@@ -40,7 +40,9 @@ class EstimatorConfig(Config):
     unknown_rate: float = pydantic.Field(default=0.1, ge=0.0, lt=1.0)
     """Share of items that the networks see as unknown in training, so that new items find a trained vector."""
     num_user_features: int = pydantic.Field(default=0, ge=0)
-    """U, numbers that are known of each user."""
+    """U, numbers that are known of users; see `RewardEstimator.set_user_features`."""
+    num_users: int = pydantic.Field(default=0, ge=0)
+    """Users of whom they are known."""
     num_item_features: int = pydantic.Field(default=0, ge=0)
     """G, numbers that are known of each item; see `RewardEstimator.set_item_features`."""
 
@@ -85,7 +87,7 @@ class Features(NamedTuple):
     Attributes:
         item_id: [B, T] int32 events, 0 for padding.
         feedback: [B, T] int32 their roles.
-        user: [B, U] float32 numbers of the user; None for zeros.
+        user: [B] int64 keys of the users; None where nobody is known.
     """
 
     item_id: tf.Tensor
@@ -113,6 +115,8 @@ class RewardEstimator(Learner):
 
     def __init__(self, kind: type[RewardNetwork], config: EstimatorConfig, catalogue: Catalogue, seed: int = 0, embedding: Any = None):
         super().__init__(catalogue.max_steps, seed)
+        if bool(config.num_user_features) != bool(config.num_users):
+            raise ValueError(f"num_user_features and num_users go together, found {config.num_user_features} and {config.num_users}")
         self._config = config
         self._catalogue = catalogue
         self.share = EventShare()
@@ -134,6 +138,14 @@ class RewardEstimator(Learner):
         for network in self.networks:
             network.fields.item_features.assign(features)
 
+    def set_user_features(self, keys: npt.NDArray[np.int64], features: npt.NDArray[np.float32]) -> None:
+        """Sets what is known of users, [num_users, U], whose keys [num_users] are as in `TrajectoryBatch`, none of them twice."""
+        order = np.argsort(keys)
+        for network in self.networks:
+            network.fields.user_keys.assign(keys[order])
+            # The last row is of everybody else.
+            network.fields.user_features.assign(np.append(features[order], np.zeros_like(features[:1]), axis=0))
+
     # === Learning ===
 
     def adapt(self, batches: Iterable[TrajectoryBatch]) -> None:
@@ -144,47 +156,44 @@ class RewardEstimator(Learner):
         """Fits what corrects the predictions, on targets that nothing was trained on and nothing is measured on."""
 
         def outputs(batch: TrajectoryBatch) -> tf.Tensor:
-            features = Features(batch.item_id, batch.feedback)
-            return self._outputs(features, batch.item_id, self._steps_of(batch.item_id), False)
+            return self._outputs(_features_of(batch), batch.item_id, self._steps_of(batch.item_id), False)
 
         self.outcome.calibrate((batch, outputs(batch)) for batch in batches)
 
     def losses(self, batch: TrajectoryBatch, step: tf.Tensor, training: bool) -> StepLosses:
         mask = tf.cast(batch.is_target(), tf.float32)
-        outputs = self._outputs(Features(batch.item_id, batch.feedback), batch.item_id, self._steps_of(batch.item_id), training)
+        outputs = self._outputs(_features_of(batch), batch.item_id, self._steps_of(batch.item_id), training)
         loss = tf.reduce_mean(self.outcome.loss(outputs, self.outcome.label(batch.reward, batch.feedback)), axis=0)
         return StepLosses({self.outcome.loss_name: loss * self.share.of(mask) if training else loss}, mask)
 
     # === Estimates ===
 
-    def events(self, batch: TrajectoryBatch, user: tf.Tensor | None = None) -> Prediction:
+    def events(self, batch: TrajectoryBatch) -> Prediction:
         """The reward of every event of a batch before it was known, [B, T]; of padding it has no meaning."""
         steps = self._steps_of(batch.item_id)
-        return self.outcome.predict(self._outputs(Features(batch.item_id, batch.feedback, user), batch.item_id, steps, False))
+        return self.outcome.predict(self._outputs(_features_of(batch), batch.item_id, steps, False))
 
-    def candidates(self, batch: TrajectoryBatch, items: tf.Tensor, user: tf.Tensor | None = None) -> Prediction:
+    def candidates(self, batch: TrajectoryBatch, items: tf.Tensor) -> Prediction:
         """Rewards of other items in the place of every event.
 
         Args:
             batch: The trajectories.
             items: [B, T, A] int32 items for each event.
-            user: [B, U] numbers of the users.
 
         Returns:
             [B, T, A].
         """
-        return self.outcome.predict(self._candidate_outputs(batch, items, user, False))
+        return self.outcome.predict(self._candidate_outputs(batch, items, False))
 
     def candidate_losses(self, batch: TrajectoryBatch, items: tf.Tensor, label: tf.Tensor, training: bool) -> tf.Tensor:
         """[B, T, A] losses of other items in the place of every event, of which labels [B, T, A] say what came; see `candidates`."""
-        return tf.reduce_mean(self.outcome.loss(self._candidate_outputs(batch, items, None, training), label), axis=0)
+        return tf.reduce_mean(self.outcome.loss(self._candidate_outputs(batch, items, training), label), axis=0)
 
-    def _candidate_outputs(self, batch: TrajectoryBatch, items: tf.Tensor, user: tf.Tensor | None, training: bool) -> tf.Tensor:
+    def _candidate_outputs(self, batch: TrajectoryBatch, items: tf.Tensor, training: bool) -> tf.Tensor:
         """[M, B, T, A, C]."""
         shape = tf.shape(items)
         steps = tf.repeat(self._steps_of(batch.item_id), shape[2], axis=1)
-        features = Features(batch.item_id, batch.feedback, user)
-        outputs = self._outputs(features, tf.reshape(items, [shape[0], shape[1] * shape[2]]), steps, training)
+        outputs = self._outputs(_features_of(batch), tf.reshape(items, [shape[0], shape[1] * shape[2]]), steps, training)
         return tf.reshape(outputs, tf.concat([tf.shape(outputs)[:1], shape, tf.shape(outputs)[3:]], axis=0))
 
     def pairs(self, features: Features, length: tf.Tensor, item: tf.Tensor) -> Prediction:
@@ -215,3 +224,7 @@ class RewardEstimator(Learner):
     def _steps_of(item_id: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(item_id)
         return tf.tile(tf.range(shape[1])[None, :], [shape[0], 1])
+
+
+def _features_of(batch: TrajectoryBatch) -> Features:
+    return Features(batch.item_id, batch.feedback, batch.user)

@@ -25,7 +25,7 @@ class Query(NamedTuple):
         feedback: [B, T] int32 their roles.
         item_id: [B, P] int32.
         step: [B, P] int32 events that the state knows, from 0 to T.
-        user: [B, U] float32 numbers of the user; None for zeros.
+        user: [B] int64 keys of the users; None where nobody is known.
     """
 
     history: tf.Tensor
@@ -86,6 +86,8 @@ class Fields(Module):
             self.item_numbers = keras.layers.Dense(width, name="item_numbers")
             self.num_fields += 1
         if config.num_user_features:
+            self.user_keys = tf.Variable(tf.zeros([config.num_users], tf.int64), trainable=False)
+            self.user_features = tf.Variable(tf.zeros([config.num_users + 1, config.num_user_features]), trainable=False)
             self.user_numbers = keras.layers.Dense(width, name="user_numbers")
             self.num_fields += 1
 
@@ -112,10 +114,16 @@ class Fields(Module):
         if hasattr(self, "item_features"):
             fields.append(self.item_numbers(tf.gather(self.item_features, query.item_id)))
         if self._num_user_features:
-            rows = tf.shape(query.item_id)[0]
-            user = tf.zeros([rows, self._num_user_features]) if query.user is None else query.user
-            fields.append(tf.broadcast_to(self.user_numbers(user)[:, None], tf.shape(item)))
+            user = tf.zeros(tf.shape(query.item_id)[:1], tf.int64) if query.user is None else query.user
+            numbers = tf.gather(self.user_features, self._place_of(user))
+            fields.append(tf.broadcast_to(self.user_numbers(numbers)[:, None], tf.shape(item)))
         return Known(item, events, earlier, tf.stack(fields, axis=2))
+
+    def _place_of(self, user: tf.Tensor) -> tf.Tensor:
+        """[B] rows of the users; the last one for those of whom nothing is known."""
+        keys = tf.convert_to_tensor(self.user_keys)
+        place = tf.minimum(tf.searchsorted(keys, user), tf.shape(keys)[0] - 1)
+        return tf.where(tf.equal(tf.gather(keys, place), user), place, tf.shape(keys)[0])
 
     @staticmethod
     def _before(query: Query, values: tf.Tensor) -> tf.Tensor:

@@ -16,10 +16,9 @@ REWARDS: Registry[type[RewardNetwork]] = Registry("reward estimator", {"din": DI
 
 
 def _without_features(config: EstimatorConfig) -> EstimatorConfig:
-    if config.num_user_features:
-        raise ValueError("num_user_features: trajectories hold no numbers of users; expected 0")
-    if config.num_item_features:
-        raise ValueError("num_item_features follows from the columns of reward_trainer.item_features; expected 0")
+    for name in ("num_item_features", "num_user_features", "num_users"):
+        if getattr(config, name):
+            raise ValueError(f"{name} follows from the files that reward_trainer names; expected 0")
     return config
 
 

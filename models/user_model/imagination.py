@@ -111,6 +111,7 @@ class Imagination:
             num_context=start,
             is_terminal=tf.cast(begun.has_left, tf.float32),
             session=tf.gather(batch.session, rows),
+            user=tf.gather(batch.user, rows),
         )
         return Imagined(imagined, begun.weight)
 

@@ -160,6 +160,30 @@ def test_what_is_known_of_items_tells_apart_those_that_were_hidden(shop: tuple[A
     assert 0.4 < mean[2, 1] < 0.8
 
 
+def test_what_is_known_of_users_tells_apart_what_their_events_earn(tmp_path: Path):
+    # The same item, bought in four of five cases by half of the users and in one by the others.
+    rng = np.random.default_rng(4)
+
+    def records(count: int, of: str) -> list[Any]:
+        rich = rng.random(count) < 0.5
+        bought = rng.random((count, 2)) < np.where(rich, 0.8, 0.2)[:, None]
+        users = [f"{'rich' if is_rich else 'poor'}{row % 40}" for row, is_rich in enumerate(rich)]
+        reward = np.where(bought, 1.0, 0.2).tolist()
+        return [toy.Record([3, 4], reward[row], session=f"{of}{row}", user=users[row]) for row in range(count)]
+
+    splits = {"train": records(1000, "a"), "eval": records(400, "b"), "test": records(10, "c")}
+    shop = toy.write_examples(tmp_path / "examples", splits), toy.write_vocabulary(tmp_path / "vocabulary")
+    path = tmp_path / "users.csv"
+    rows = [f"{kind}{number},{income}" for kind, income in (("rich", 9), ("poor", 1)) for number in range(40)]
+    path.write_text("user,income\n" + "\n".join(rows) + "\n")
+    found = _run(tmp_path / "told", shop, _config(max_epochs=8, user_features=str(path)))
+    assert found.properties["user_features"] == {"names": ["income"], "users": 80}
+    # P(p of a positive > p of a negative) = .64 + half of .32 at best; without users nothing tells the events apart.
+    assert found.properties["metrics"]["auc"] == pytest.approx(0.8, abs=0.05)
+    blind = _run(tmp_path / "blind", shop, _config(max_epochs=2))
+    assert blind.properties["metrics"]["auc"] == pytest.approx(0.55, abs=0.06)
+
+
 @pytest.mark.parametrize("name", ["num_user_features", "num_item_features"])
 def test_numbers_that_nothing_could_give_are_refused(name: str):
     with pytest.raises(ValueError, match=f"{name}.*expected 0"):

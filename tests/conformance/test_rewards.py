@@ -60,9 +60,15 @@ def case(request: pytest.FixtureRequest) -> tuple[str, dict]:
     return name, {"outcome": outcome, **changes}
 
 
+USERS = np.array([2**62, 3, 99, -(2**40)])
+"""Keys of users, in no order."""
+
+
 @pytest.fixture(scope="module")
 def model(case: tuple[str, dict]) -> RewardEstimator:
-    return shaken(case[0], members=2, num_user_features=3, num_item_features=2, **case[1])
+    found = shaken(case[0], members=2, num_user_features=3, num_users=4, num_item_features=2, **case[1])
+    found.set_user_features(USERS, np.zeros((4, 3), np.float32))
+    return found
 
 
 def losses(model: RewardEstimator, of, training: bool = False) -> StepLosses:
@@ -105,17 +111,19 @@ def test_predictions_have_their_shapes_and_are_finite(model: RewardEstimator, ca
 
 def test_events_candidates_and_single_pairs_are_one_function(model: RewardEstimator):
     of = batch()
-    user = tf.constant(np.random.default_rng(1).normal(size=(4, 3)), tf.float32)
-    events = model.events(of, user)
+    model.set_user_features(USERS, np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32))
+    of = of._replace(user=tf.constant(USERS))
+    events = model.events(of)
     # The logged item as the middle one of three candidates.
     items = tf.stack([tf.ones_like(of.item_id), of.item_id, 2 * tf.ones_like(of.item_id)], axis=-1)
-    among = model.candidates(of, items, user)
+    among = model.candidates(of, items)
     same(Prediction(*(part[:, :, 1] for part in among)), events)
     for step in range(5):
-        features = Features(of.item_id[:, :step], of.feedback[:, :step], user)
+        features = Features(of.item_id[:, :step], of.feedback[:, :step], of.user)
         alone = model.pairs(features, tf.fill([4], step), of.item_id[:, step])
         inside = np.asarray(of.length) > step
         same(Prediction(*(part[:, step] for part in events)), alone, inside)
+    model.set_user_features(USERS, np.zeros((4, 3), np.float32))
 
 
 # === Padding, other rows, leaks ===
@@ -157,9 +165,15 @@ def test_a_prediction_knows_items_and_feedback_before_it(model: RewardEstimator)
 
 def test_side_features_count_and_missing_ones_are_zeros(model: RewardEstimator):
     of = batch()
-    same(model.events(of), model.events(of, tf.zeros([4, 3])))
-    assert np.abs(model.events(of, tf.ones([4, 3])).mean.numpy() - model.events(of).mean.numpy()).max() > 1e-4
     before = model.events(of).mean.numpy()
+    # Of the first and the third row numbers are known; the second is somebody else, the last is nobody.
+    model.set_user_features(USERS, np.array([[1, 2, 3], [0, 0, 0], [-1, 5, 1], [4, 4, 4]], np.float32))
+    told = model.events(of._replace(user=tf.constant([USERS[0], 17, USERS[2], 0], tf.int64))).mean.numpy()
+    assert model.events(of).mean.numpy() == pytest.approx(before)
+    model.set_user_features(USERS, np.zeros((4, 3), np.float32))
+    differs = np.abs(told - before).max(axis=1)
+    assert min(differs[0], differs[2]) > 1e-4
+    assert max(differs[1], differs[3]) < 1e-6
     model.set_item_features(np.random.default_rng(2).normal(size=(toy.NUM_ITEMS + 1, 2)).astype(np.float32))
     after = model.events(of).mean.numpy()
     model.set_item_features(np.zeros((toy.NUM_ITEMS + 1, 2), np.float32))
@@ -172,17 +186,17 @@ def test_side_features_count_and_missing_ones_are_zeros(model: RewardEstimator):
 
 def test_gradients_reach_every_weight(model: RewardEstimator):
     model.set_item_features(np.ones((toy.NUM_ITEMS + 1, 2), np.float32))
+    model.set_user_features(USERS, np.ones((4, 3), np.float32))
     named = {path: v for path, v in model.named_variables().items() if any(v is other for other in model.trainable_variables)}
-    # Weights of the user's numbers get a gradient with numbers only, which batches do not have yet.
-    users = {path for path in named if "user_numbers" in path and path.endswith("/0")}
     with tf.GradientTape() as tape:
-        found = losses(model, batch())
+        found = losses(model, batch()._replace(user=tf.constant(USERS)))
         total = found.mean(model.outcome.loss_name)
     gradients = dict(zip(named, tape.gradient(total, list(named.values())), strict=True))
     model.set_item_features(np.zeros((toy.NUM_ITEMS + 1, 2), np.float32))
+    model.set_user_features(USERS, np.zeros((4, 3), np.float32))
     for path, gradient in gradients.items():
         assert gradient is not None, path
-        assert path in users or np.abs(tf.convert_to_tensor(gradient).numpy()).max() > 0, path
+        assert np.abs(tf.convert_to_tensor(gradient).numpy()).max() > 0, path
 
 
 def test_same_seed_same_weights_and_members_differ(case: tuple[str, dict]):

@@ -133,6 +133,7 @@ def batch(
         num_context=tf.constant(np.array(num_context if num_context is not None else [0] * len(sessions), np.int32)),
         is_terminal=tf.constant(np.array(is_terminal if is_terminal is not None else [1] * len(sessions), np.float32)),
         session=tf.constant(np.arange(len(sessions), dtype=np.int64)),
+        user=tf.zeros([len(sessions)], tf.int64),
     )
 
 
@@ -161,6 +162,7 @@ class Record:
     num_context: int = 0
     is_terminal: int = 1
     session: str | None = None
+    user: str = "user"
 
 
 def item_names(num_items: int = NUM_ITEMS) -> list[str]:
@@ -223,7 +225,7 @@ def _example(record: Record, number: int) -> bytes:
         trajectory.IS_TERMINAL: [record.is_terminal],
     }
     floats = {trajectory.REWARD: reward, trajectory.RETURN_TO_GO: np.cumsum(reward[::-1])[::-1].tolist()}
-    texts = {trajectory.USER_ID: b"user", trajectory.SESSION_ID: name.encode()}
+    texts = {trajectory.USER_ID: record.user.encode(), trajectory.SESSION_ID: name.encode()}
     feature = {
         **{key: tf.train.Feature(int64_list=tf.train.Int64List(value=values)) for key, values in ints.items()},
         **{key: tf.train.Feature(float_list=tf.train.FloatList(value=values)) for key, values in floats.items()},

@@ -1,4 +1,4 @@
-"""What CSV files say about items, and what is wrong with some of them."""
+"""What CSV files say about items and users, and what is wrong with some of them."""
 
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from components.base import Component, ComponentError
 from components.exporter.component import EXPORTER
 from components.exporter.config import ExporterConfig
-from components.item_files import read_features, read_tags
+from components.feature_files import read_item_features, read_tags, read_user_features
 from components.reward_trainer.component import REWARD_TRAINER
 from components.reward_trainer.config import RewardTrainerConfig
 from models.rewards.fm import FMConfig
@@ -26,7 +26,7 @@ def _write(folder: Path, text: str) -> str:
 
 
 def test_features_are_standardised_over_the_items_that_the_file_has(tmp_path: Path) -> None:
-    found = read_features("x", _write(tmp_path, "price,item,year,kind\n1,hat,2001,5\n3,7,2003,5\n900,unheard of,1,5\n"), NAMES)
+    found = read_item_features("x", _write(tmp_path, "price,item,year,kind\n1,hat,2001,5\n3,7,2003,5\n900,unheard of,1,5\n"), NAMES)
     assert found.names == ("price", "year", "kind")
     assert found.num_known == 2
     # Mean 2 and deviation 1 of 1 and 3, the same of the years; one kind says nothing. Rows: padding, 7, shoe, hat, ñandú, unknown.
@@ -52,12 +52,24 @@ def test_features_are_standardised_over_the_items_that_the_file_has(tmp_path: Pa
 )
 def test_a_bad_file_is_refused_with_what_is_wrong_where(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match=message):
-        read_features("x", _write(tmp_path, text), NAMES)
+        read_item_features("x", _write(tmp_path, text), NAMES)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ComponentError, match=r"x: .*nowhere.csv: expected CSV with"):
-        read_features("x", str(tmp_path / "nowhere.csv"), NAMES)
+        read_item_features("x", str(tmp_path / "nowhere.csv"), NAMES)
+
+
+def test_features_of_users_are_those_of_all_rows(tmp_path: Path) -> None:
+    found = read_user_features("x", _write(tmp_path, "user,age,visits\n007,20,1\nbo,40,1\n7,30,4\n"))
+    assert found.names == ("age", "visits")
+    assert found.users == ("007", "bo", "7")
+    # Deviations of -10, 10, 0 and of -1, -1, 2.
+    assert found.values == pytest.approx(np.array([[-10, -1], [10, -1], [0, 2]]) / np.sqrt([200 / 3, 2]), rel=1e-6)
+    with pytest.raises(ComponentError, match="user 'bo' stands 2 times, expected once"):
+        read_user_features("x", _write(tmp_path, "user,age\nbo,20\nbo,21\n"))
+    with pytest.raises(ComponentError, match="expected a row for every user, found none"):
+        read_user_features("x", _write(tmp_path, "user,age\n"))
 
 
 def test_tags_are_texts_even_where_they_look_like_numbers(tmp_path: Path) -> None:
