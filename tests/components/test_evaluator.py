@@ -445,6 +445,7 @@ def test_a_blessing_that_needs_no_force_is_not_forced(tmp_path: Path):
     assert (_markers(blessing), found["blessing"]["forced"]) == (["BLESSED"], None)
 
 
+@pytest.mark.slow
 def test_a_better_model_replaces_a_worse_one_of_another_vocabulary(tmp_path: Path):
     previous = _save(tmp_path / "previous", toy.vocabulary(toy.item_names()[::-1]))
     found, blessing = _evaluate(tmp_path, toy.trained().model, previous)

@@ -236,6 +236,7 @@ def test_no_more_requests_than_a_server_takes():
         decode(ExporterConfig, {"warmup_batch_sizes": [0, 1]}, "test")
 
 
+@pytest.mark.slow
 def test_a_model_without_a_test_split_of_records_is_exported(tmp_path: Path):
     examples = toy.write_examples(tmp_path / "examples", {"test": []})
     outputs = {"serving_model": tmp_path / "serving_model"}

@@ -164,7 +164,7 @@ def test_rounds_are_written_down_and_the_model_moves(offline: Callable[[str], An
     assert np.abs(before["log_temperature/0"] - after["log_temperature/0"]).max() > 0
 
 
-@pytest.mark.parametrize("name", ["cql", "sqn"])
+@pytest.mark.parametrize("name", ["cql", pytest.param("sqn", marks=pytest.mark.slow)])
 def test_values_are_tuned_on_logs_and_on_what_they_try(name: str, offline: Callable[[str], Any], tmp_path: Path) -> None:
     stated = tune(tmp_path, offline(name), tuner_config(exploration={"draw": "greedy", "floor": 0.3}))
     assert stated["tuning_run"]["rounds"] == 3

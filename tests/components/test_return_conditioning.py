@@ -294,6 +294,7 @@ def test_a_step_is_ranked_with_the_rewards_before_it(model: LoadedModel):
     assert _rank(policy, unknown.numpy().tolist()) == plain != expected
 
 
+@pytest.mark.slow
 def test_an_export_is_told_the_rewards_and_older_code_can_still_ask_it(model: LoadedModel, tmp_path: Path):
     items = toy.write_vocabulary(tmp_path / "vocabulary").path / "items.parquet"
     save_model(tmp_path / "model", model.algorithm, model.config, items)
@@ -332,6 +333,7 @@ def test_the_return_that_is_asked_for_reaches_the_model(model: LoadedModel, serv
     assert predict_one(serving_model, ["item-3", "item-4"], [], 7, 3.0) != plain
 
 
+@pytest.mark.slow
 def test_lines_may_ask_for_returns_and_need_not(serving_model: Path):
     requests: list[dict[str, Any]] = [
         {"item_history": ["item-3", "item-4"], "target_return": 3, "reward_history": [1.0, None]},

@@ -158,7 +158,7 @@ def test_estimates_have_less_variance_and_the_mean_of_the_rewards():
     assert found.mean() == pytest.approx(of.reward.numpy().mean(), abs=0.02)
 
 
-@pytest.mark.parametrize("shares", [False, True])
+@pytest.mark.parametrize("shares", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_trainer_learns_its_task_from_estimates_and_saves_a_model_of_its_own(shares: bool, tmp_path: Path):
     splits = {"train": toy.successor_sessions(200, 1), "eval": toy.successor_sessions(30, 2), "test": []}
     examples = toy.write_examples(tmp_path / "examples", {name: rows for name, rows in splits.items() if rows})

@@ -478,6 +478,7 @@ def test_a_warm_start_copies_rows_by_item_name(given: str, shop: tuple[Artifact,
     assert (started["items_known"], started["items_new"], started["variables_fresh"]) == (19, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_base_model_is_left_alone_unless_it_was_asked_for(shop: tuple[Artifact, Artifact], whole: Callable[[str], Any], tmp_path: Path):
     config = _config(**QUIET, max_steps=1, learning_rate=1e-12)

@@ -106,6 +106,7 @@ def test_a_batch_is_padded_on_the_right_with_zeros(write: Write) -> None:
         "num_context": "int32",
         "is_terminal": "float32",
         "session": "int64",
+        "user": "int64",
     }
 
 

@@ -180,6 +180,7 @@ def told(model: LoadedModel, play: Play) -> Any:
     return show
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_a_policy_is_played_with_rewards_and_as_it_is_asked(
     data: tuple[Artifact, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -207,6 +208,7 @@ def test_a_policy_is_played_with_rewards_and_as_it_is_asked(
     assert (found["drawn"].returns != found["policy"].returns).any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_what_is_asked_for_changes_nothing_for_other_policies(data: tuple[Artifact, Artifact], tmp_path: Path) -> None:
     runs = []
@@ -231,6 +233,7 @@ def test_the_head_that_recommends_is_the_configured_one(data: tuple[Artifact, Ar
     assert ModelBench(settings, (0,), judgement(data), SilentProgress()).run(0, tmp_path).main_head == "values"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_in_mixed_precision_a_model_is_measured_as_it_is_served(data: tuple[Artifact, Artifact], tmp_path: Path) -> None:
     settings = config("bc", mixed_precision=True, max_steps=2)
