@@ -486,6 +486,25 @@ def test_the_train_split_is_counted_as_its_decisions_say(logged: Artifact):
     assert counted.events_of(decisions.user[:1]) == len(decisions.target)
 
 
+def test_an_event_that_begins_the_next_record_as_context_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train_counts, "_EVENTS", 2)
+    records = [
+        toy.Record([3, 5, 3], session="s", user="anna"),
+        toy.Record([5, 3, 7, toy.UNKNOWN], num_context=2, session="s", user="anna"),
+        toy.Record([5], session="t", user="bo"),
+    ]
+    examples = toy.write_examples(tmp_path / "examples", {"train": records, "eval": records[2:], "test": records[2:]})
+    counted = count_train(examples, NUM_ITEMS)
+    # Anna has 3 and 2 events, Bo one; an unknown item is an event of hers and no item.
+    users = name_keys(tf.constant(["anna", "bo", "eve"])).numpy()
+    assert counted.events_of(users).tolist() == [5, 1, 0]
+    decisions = read_decisions(examples, "train", NUM_ITEMS, Protocol(min_history=0))
+    known = decisions.target < NUM_ITEMS
+    whole = Counts.of(Rounds(decisions.history[known], decisions.target[known]), NUM_ITEMS)
+    for name in ("fresh", "first", "pair", "times"):
+        np.testing.assert_array_equal(getattr(counted.items, name), getattr(whole, name))
+
+
 def test_the_train_split_is_counted_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     examples = shop_of(100, 2, False, tmp_path, num_users=7)
     whole, merge, parts = count_train(examples, NUM_ITEMS), train_counts._merged, []
