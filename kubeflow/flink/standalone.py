@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -286,6 +287,8 @@ def main() -> int:
         "--heap", type=int, default=_HEAP, metavar="MB", help=f"memory of each Java process; logs of millions need 2048 (default: {_HEAP})"
     )
     options = parser.parse_args()
+    # Ended by a signal, too, it leaves no process behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     folder = options.folder or Path(tempfile.mkdtemp(prefix="longplay-flink-"))
     try:
         with running(options.jars.resolve(), folder.resolve(), options.task_managers, options.slots, options.heap) as flink:
