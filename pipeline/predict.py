@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from schemas import serving
 from schemas.request import EXPECTED, Request, RequestFormatError, check_rewards, parse_request
@@ -105,13 +106,18 @@ class _Model:
 
     def __init__(self, path: Path):
         self._path = find_model(path)
+
+    @cached_property
+    def _loaded(self) -> Any:
+        """Only when it is asked, which takes seconds; a file whose first line is no request is refused at once."""
         from models.frameworks import tf
 
         # The signatures do not keep the model alive by themselves.
-        self._loaded = tf.saved_model.load(str(self._path))
-        found = ", ".join(self._loaded.signatures) or "none"
-        if serving.SERVING_DEFAULT not in self._loaded.signatures:
+        loaded = tf.saved_model.load(str(self._path))
+        found = ", ".join(loaded.signatures) or "none"
+        if serving.SERVING_DEFAULT not in loaded.signatures:
             raise PredictError(f"--model: {self._path} has no signature {serving.SERVING_DEFAULT!r}; found {found}")
+        return loaded
 
     def must_be_conditioned(self, what: str) -> None:
         """Refuses a model that cannot be told which return is wanted.

@@ -460,7 +460,7 @@ def test_a_model_that_was_the_last_blessed_one_reaches_itself(tmp_path: Path):
     assert metrics[LAST_BLESSED] == metrics[CANDIDATE]
 
 
-@pytest.mark.parametrize("what", ["lost", "shorter"])
+@pytest.mark.parametrize("what", ["lost", pytest.param("shorter", marks=pytest.mark.slow)])
 def test_a_last_blessed_model_that_cannot_be_ranked_is_a_reason(what: str, tmp_path: Path):
     previous = _save(tmp_path / "previous", toy.vocabulary(), max_steps=toy.MAX_STEPS - (what == "shorter"))
     if what == "lost":

@@ -204,7 +204,7 @@ def _resumed(folder: Path, shop: tuple[Artifact, Artifact], config: Any, progres
 
 
 @pytest.mark.usefixtures("eagerly")
-@pytest.mark.parametrize("after", [2, 3], ids=["within_an_epoch", "at_its_end"])
+@pytest.mark.parametrize("after", [pytest.param(2, id="within_an_epoch"), pytest.param(3, id="at_its_end", marks=pytest.mark.slow)])
 def test_a_run_that_was_interrupted_ends_like_one_that_was_not(
     after: int, shop: tuple[Artifact, Artifact], whole: Callable[[str], Any], tmp_path: Path
 ):
@@ -270,6 +270,7 @@ def test_a_run_of_two_phases_that_was_interrupted_ends_like_one_that_was_not(
     assert run.properties["model_run"]["steps"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(
     shop: tuple[Artifact, Artifact], whole: Callable[[str], Any], tmp_path: Path

@@ -123,7 +123,7 @@ def _served(folder: Path, algorithm: Any, probes: int | None) -> ServedPolicy:
     return ServedPolicy(algorithm, str(items), K, searched={head: ClusteredTable(vectors, make_blocks(vectors, 3), probes)})
 
 
-@pytest.mark.parametrize("name", ["bc", "dqn", "snqn"])
+@pytest.mark.parametrize("name", ["bc", "dqn", pytest.param("snqn", marks=pytest.mark.slow)])
 def test_a_policy_that_looks_everywhere_answers_as_one_that_scores_everything(name: str, tmp_path: Path):
     algorithm = toy.shake(toy.build(name))
     exact, searched = _served(tmp_path, algorithm, None), _served(tmp_path, algorithm, 100)

@@ -167,7 +167,7 @@ def test_the_log_is_read_no_further_than_needed():
 # === It does as it is told ===
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "edt4rec" else [pytest.mark.slow]) for name in NAMES])
 def test_asked_for_much_it_does_what_brought_much_and_asked_for_little_what_brought_little(name: str):
     # Item 3 pays at once and leads to nothing, item 4 pays nothing and leads to item 6, which pays most. Most sessions begin with 3.
     sessions = [[3, 5]] * 6 + [[4, 6]] * 2 + [[4, 7]] * 2
