@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 FLINK_JARS ?= build/flink-jars
 MVN ?= mvn --batch-mode --quiet
 
-.PHONY: help install run test check lint types test-slow test-flink flink-jars image golden lock clean
+.PHONY: help install run test check lint types test-slow test-flink flink-jars image golden lock clean FORCE
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -42,7 +42,14 @@ test-slow: install ## the long tests
 
 flink-jars: $(FLINK_JARS)/.fetched ## fetch the jars of Flink and of Beam's job server into FLINK_JARS (needs Maven)
 
-$(FLINK_JARS)/.fetched: kubeflow/flink/pom.xml kubeflow/flink/job-server/pom.xml
+# Changes when other versions are asked for. A folder in which there are jars of somebody else's is left alone.
+$(FLINK_JARS)/.fetched-with: FORCE
+	@mkdir -p $(@D)
+	@if [ ! -e $@ ] && ls $(@D)/*.jar > /dev/null 2>&1; then \
+		echo "FLINK_JARS=$(@D): there are jars already that were not fetched by this command; name an empty folder" >&2; exit 1; fi
+	@echo '$(MVN)' | cmp -s - $@ || echo '$(MVN)' > $@
+
+$(FLINK_JARS)/.fetched: kubeflow/flink/pom.xml kubeflow/flink/job-server/pom.xml $(FLINK_JARS)/.fetched-with
 	rm -f $(FLINK_JARS)/*.jar
 	$(MVN) --file kubeflow/flink/pom.xml dependency:copy-dependencies -DoutputDirectory=$(abspath $(FLINK_JARS))
 	$(MVN) --file kubeflow/flink/job-server/pom.xml package -Dfolder=$(abspath $(FLINK_JARS))

@@ -110,3 +110,28 @@ def test_a_killed_task_manager_loses_nothing(flink: Any, tmp_path: Path) -> None
     assert sum(count for name, count in ledger.items() if name != "rows_read") == ledger["rows_read"] >= 60000
     assert examples.digest == here["trajectory_gen.examples"].digest
     assert "RESTARTING" in flink.log("job-manager")
+
+
+def test_a_standalone_flink_that_is_ended_by_a_signal_leaves_no_process(flink: Any, tmp_path: Path) -> None:
+    jars = os.environ["LONGPLAY_FLINK_JARS"]
+    script = [sys.executable, str(ROOT / "kubeflow" / "flink" / "standalone.py"), "--jars", jars, "--folder", str(tmp_path)]
+    process = subprocess.Popen([*script, "--task-managers", "1"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert any(line.startswith("run ") for line in process.stdout)
+
+    def of_this() -> list[str]:
+        """Commands of the processes that work in its folder."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if place.joinpath("cwd").resolve() == tmp_path:
+                    found.append(place.joinpath("cmdline").read_text())
+            except OSError:
+                pass  # it has ended, or belongs to somebody else
+        return found
+
+    # Job manager, task manager, job server and pool.
+    assert len(of_this()) >= 4
+    process.terminate()
+    assert process.wait(timeout=120) == 0
+    assert of_this() == []
