@@ -47,7 +47,8 @@ class TrainingConfig(Config):
     mixed_precision: bool = False
     """Compute in bfloat16, keep weights in float32."""
     xla: bool = False
-    """Compile the step with XLA; measure first, on CPUs it may be slower. Steps are padded to a multiple of 8."""
+    """Compile the step with XLA; measure first, on CPUs it may be slower. Steps are padded to a multiple of 8. XLA draws other numbers for
+    dropout and negatives than TensorFlow does from the same seed."""
     seed: int = 0
     """Seed of weights, dropout, order and negatives."""
 

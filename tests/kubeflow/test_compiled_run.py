@@ -54,16 +54,17 @@ SAVED = {"saved_model.pb", "fingerprint.pb", "variables.index", "variables.data-
 """Files of a SavedModel that name functions by a counter of the process, or hold a random number."""
 
 MAY_DIFFER: dict[str, set[str]] = {
-    "trainer.model": {"saved_model.pb", "fingerprint.pb"},
+    "trainer.model": SAVED,
     "trainer.model_run": {"history.json", "events", "median_transitions_per_second", "median_input_wait_share"},
-    "online_tuner.model": {"saved_model.pb", "fingerprint.pb"},
+    "online_tuner.model": SAVED,
     # Digests of the models before them.
     "evaluator.blessing": {"current_model"},
     "exporter.serving_model": {*SAVED, "model"},
     "infra_validator.infra_blessing": {"serving_model", "load_seconds", "request_milliseconds", "latency_milliseconds", "memory_megabytes"},
     "pusher.pushed_model": {"pushed.json", "version", "path"},
 }
-"""What two runs of one configuration do not share: names of files and of properties by artifact. Weights are not among them."""
+"""What two runs of one configuration do not share: names of files and of properties by artifact. The weights of models are not among them:
+they lie beside their SavedModels."""
 
 
 def differing(found: Any, expected: RunResult, steps: list[str]) -> dict[str, set[str]]:

@@ -188,6 +188,14 @@ def test_a_line_that_is_no_request_is_an_error_that_names_it_and_says_what_was_e
     assert 'expected {"item_history": ["item", ...]}' in str(failure.value)
 
 
+def test_a_first_line_that_is_no_request_is_told_before_the_model_is_loaded(tmp_path: Path):
+    # An empty graph, on which loading fails.
+    with pytest.raises(PredictError, match="line 1: not JSON"):
+        _lines(_fake(tmp_path / "model"), ["nonsense"])
+    with pytest.raises(ValueError, match="0 MetaGraphs"):
+        _lines(_fake(tmp_path / "other"), [{"item_history": []}])
+
+
 def test_half_a_character_is_an_error_that_names_the_line(model: Path):
     with pytest.raises(PredictError, match=r"line 2"):
         _lines(model, [{"item_history": ["item-3"]}, '{"item_history": ["\\ud800"]}'])

@@ -227,10 +227,12 @@ def test_it_learns_what_comes_what_it_earns_and_when_users_leave() -> None:
     step = TrainStep(model, lambda _: LazyAdam(0.02), xla=False)
     for number in range(150):
         step(of, number)
-    situation = Situation(tf.constant([[1, 2, 3, 0, 0, 0, 0, 0]] * 3), tf.constant([[0, 1, 0, 0, 0, 0, 0, 0]] * 3), tf.constant([3] * 3))
+    # Situations as the sessions have them; of others the networks may say what they like.
+    before = tf.constant([[1, 2, 3, 0, 0, 0, 0, 0], [2, 3, 4, 0, 0, 0, 0, 0], [5, 6, 7, 0, 0, 0, 0, 0]])
+    situation = Situation(before, tf.where(before > 0, 1 - before % 2, 0), tf.constant([3] * 3))
     answer = model.answer(situation, tf.constant([4, 5, 8]))
-    assert answer.reward.mean.numpy() == pytest.approx([1.0, 0.2, 1.0], abs=0.15)
+    assert answer.reward.mean.numpy() == pytest.approx([1.0, 0.2, 1.0], abs=0.1)
     assert answer.feedback.numpy().tolist() == [1, 0, 1]
-    assert answer.leaving.numpy()[:2].max() < 0.2
-    assert answer.leaving.numpy()[2] > 0.8
-    assert model.what_comes(situation, 1).item_id.numpy()[:, 0].tolist() == [4, 4, 4]
+    assert answer.leaving.numpy()[:2].max() < 0.1
+    assert answer.leaving.numpy()[2] > 0.9
+    assert model.what_comes(situation, 1).item_id.numpy()[:, 0].tolist() == [4, 5, 8]
