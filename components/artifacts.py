@@ -174,13 +174,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def file_state(setting: str, path: str | None) -> dict[str, str | None]:
-    """External state of a component whose configuration may name a file: its digest by setting, or null where there is no file."""
-    if path is None:
-        return {}
-    return {setting: file_digest(Path(path)) if Path(path).is_file() else None}
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON beside its place and moves it there, so that a reader never sees half of it."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")

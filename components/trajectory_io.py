@@ -22,6 +22,9 @@ from schemas import trajectory
 _CHUNK_BATCHES = 64
 """Batches whose records are parsed and sorted together; also the reach of the shuffle."""
 
+_RECORDS = 4096
+"""Records that are parsed together where no batches are made of them."""
+
 _FEATURES = (trajectory.ITEM_ID, trajectory.FEEDBACK, trajectory.REWARD, trajectory.RETURN_TO_GO)
 
 
@@ -187,6 +190,17 @@ def parse_named(serialized: tf.Tensor, more: tuple[str, ...] = ()) -> dict[str, 
 def name_keys(names: tf.Tensor) -> tf.Tensor:
     """[n] keys of users by their names [n], or of sessions by those of user and session."""
     return tf.strings.to_hash_bucket_fast(names, (1 << 63) - 1)
+
+
+def users_with_records(examples: Artifact, split: str, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """[n] whether users [n] have a record in a split."""
+    order = np.argsort(keys)
+    sorted_keys, found = keys[order], np.zeros(len(keys), np.bool_)
+    for serialized in raw_records(shard_files(examples, split)).batch(_RECORDS):
+        user = parse(serialized)["user"].numpy()
+        place = np.minimum(np.searchsorted(sorted_keys, user), len(keys) - 1)
+        found[order[place[sorted_keys[place] == user]]] = True
+    return found
 
 
 def _dtype(name: str) -> Any:

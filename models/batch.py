@@ -19,7 +19,7 @@ class TrajectoryBatch(NamedTuple):
         num_context: [B] int32 leading steps that are no targets.
         is_terminal: [B] float32, 1 where the last step ends the session.
         session: [B] int64 hash of user and session, the same for all records of a session.
-        user: [B] int64 hash of the user, the same for all sessions of theirs; 0 for somebody without a name.
+        user: [B] int64 hash of the user, the same for all sessions of theirs; 0 where sessions are not of a log.
     """
 
     item_id: tf.Tensor

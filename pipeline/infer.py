@@ -73,10 +73,9 @@ def _prepare(out: Path, scratch: Path, job: Mapping[str, Any]) -> None:
 
 
 def _state(parts: list[Any]) -> list[Any]:
-    from components.datasets.files import list_files
+    from components.datasets.files import file_states
 
-    paths = list(dict.fromkeys(part.path for part in parts))
-    return [[file.path, file.num_bytes, file.modified] for file in list_files(paths, "histories")]
+    return file_states(list(dict.fromkeys(part.path for part in parts)), "histories")
 
 
 def _files(model: Path) -> list[Any]:

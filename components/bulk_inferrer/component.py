@@ -5,7 +5,7 @@ from typing import Any
 
 from components.base import Component, Port, Properties
 from components.bulk_inferrer.config import BulkInferrerConfig
-from components.datasets.files import list_files
+from components.datasets.files import file_states
 
 HISTORIES_KEY = "bulk_inferrer.histories"
 
@@ -21,7 +21,7 @@ def _describe(outputs: Mapping[str, Properties]) -> str:
 def _files(config: BulkInferrerConfig) -> Mapping[str, Any]:
     if not config.enabled or config.histories is None:
         return {}
-    return {"files": [[file.path, file.num_bytes, file.modified] for file in list_files([config.histories], HISTORIES_KEY)]}
+    return {"files": file_states([config.histories], HISTORIES_KEY)}
 
 
 BULK_INFERRER = Component(

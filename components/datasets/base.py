@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
-from components.datasets.files import first_line, list_files
+from components.datasets.files import file_states, first_line, list_files
 from schemas.config import Config, ConfigError
 from schemas.reward import FeedbackRule
 
@@ -112,8 +112,8 @@ class DatasetConfig(Config):
 
     def external_state(self) -> Mapping[str, Any]:
         """Identifies the files behind the dataset without reading them: path, size and time of change of each."""
-        files = [file for source in self.sources() if isinstance(source, LogSource) for file in list_files(source.paths, source.key)]
-        return {"files": [[file.path, file.num_bytes, file.modified] for file in files]}
+        sources = [source for source in self.sources() if isinstance(source, LogSource)]
+        return {"files": [state for source in sources for state in file_states(source.paths, source.key)]}
 
 
 class MappedLogConfig(DatasetConfig):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from schemas.config import ConfigError
 
@@ -62,6 +62,11 @@ def list_files(paths: Sequence[str], key: str) -> tuple[LogFile, ...]:
             # One file may be reached by several spellings.
             found.setdefault(match.path if is_remote(match.path) else str(Path(match.path).resolve()), match)
     return tuple(sorted(found.values(), key=lambda file: file.path))
+
+
+def file_states(paths: Sequence[str], key: str) -> list[list[Any]]:
+    """What identifies files without reading them, path, size and time of change of each; see `list_files`."""
+    return [[file.path, file.num_bytes, file.modified] for file in list_files(paths, key)]
 
 
 def open_log(path: str) -> BinaryIO:

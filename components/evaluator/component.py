@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.base import Component, Port, Properties
-from components.datasets.files import list_files
+from components.datasets.files import file_states
 from components.evaluator.config import EvaluatorConfig
 
 
 def _slice_files(config: EvaluatorConfig) -> Mapping[str, Any]:
     if not config.slices:
         return {}
-    files = list_files([table.path for table in config.slices], "evaluator.slices")
-    return {"files": [[file.path, file.num_bytes, file.modified] for file in files]}
+    return {"files": file_states([table.path for table in config.slices], "evaluator.slices")}
 
 
 def _describe(outputs: Mapping[str, Properties]) -> str:

@@ -32,7 +32,8 @@ class ExporterConfig(Config):
     k: int = pydantic.Field(default=20, ge=1)
     """K, items recommended."""
     item_tags: str | None = None
-    """CSV file with columns `item` and `tag`, such as categories; a request may then allow only items with some tags."""
+    """CSV file, glob or folder, local or a URL, with columns `item` and `tag`, such as categories; a request may then allow only items with
+    some tags."""
     retrieval: RetrievalConfig = RetrievalConfig()
     warmup_batch_sizes: tuple[int, ...] = (1, 8, 64)
     """Batch sizes of the warm-up requests, each sent with histories of the test split."""

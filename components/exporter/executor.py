@@ -32,7 +32,7 @@ def execute(
     histories = sample_histories(model, inputs["examples"])
     with context.progress.task("export"):
         retrieval = choose_retrieval(config.retrieval, model, histories, config.k, context.progress)
-        tags = read_tags("exporter.item_tags", config.item_tags, model.vocabulary[ITEM]) if config.item_tags else {}
+        tags = {} if config.item_tags is None else read_tags("exporter.item_tags", config.item_tags, model.vocabulary[ITEM])
         export(model, folder, config.k, tags, retrieval.tables)
     requests = warmup_requests(model, histories, config)
     write_warmup(folder / serving.WARMUP_FILE, requests)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from components.artifacts import file_state
 from components.base import Component, Port, Properties
+from components.datasets.files import file_states
 from components.reward_trainer.config import RewardTrainerConfig
 
 
@@ -18,9 +18,7 @@ def _describe(outputs: Mapping[str, Properties]) -> str:
 
 
 def _feature_files(config: RewardTrainerConfig) -> Mapping[str, Any]:
-    if config.estimator is None:
-        return {}
-    return file_state("item_features", config.item_features) | file_state("user_features", config.user_features)
+    return {name: file_states([path], f"reward_trainer.{name}") for name, path in config.feature_files().items()}
 
 
 REWARD_TRAINER = Component(
@@ -34,6 +32,6 @@ REWARD_TRAINER = Component(
     },
     outputs={"reward_model": Port("RewardModel", "Configuration, weights, vocabulary, measures and verdict; empty when off.")},
     external_state=_feature_files,
-    looks_outside=lambda config: config.estimator is not None and bool(config.item_features or config.user_features),
+    looks_outside=lambda config: bool(config.feature_files()),
     describe=_describe,
 )

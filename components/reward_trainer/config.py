@@ -34,10 +34,22 @@ class RewardTrainerConfig(TrainingConfig):
     estimator: PlainEstimator | None = None
     """What is trained, such as `{name: din}`; null trains nothing and costs nothing."""
     item_features: str | None = None
-    """CSV file with a column `item` and columns of numbers, such as prices, that the estimator is told of each item; null tells none."""
+    """CSV file, glob or folder, local or a URL, with a column `item` and columns of numbers, such as prices, that the estimator is told of
+    each item; null tells none."""
     user_features: str | None = None
     """The same with a column `user`; whoever it does not name is like everybody in the mean."""
     max_epochs: int = pydantic.Field(default=5, ge=1)
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig(metric="explained", patience=1)
     conditions: RewardConditionsConfig = RewardConditionsConfig()
     """A model that misses one is kept to be looked at and is refused by whoever would learn from it."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "RewardTrainerConfig":
+        if self.estimator is None and self.feature_files():
+            raise ValueError(f"{', '.join(self.feature_files())}: there is no estimator to be told of them; expected estimator, found null")
+        return self
+
+    def feature_files(self) -> dict[str, str]:
+        """Path by setting, of the files that are named."""
+        paths = {"item_features": self.item_features, "user_features": self.user_features}
+        return {name: path for name, path in paths.items() if path is not None}

@@ -31,7 +31,7 @@ from models.metrics.embedding import neighbour_purity
 from models.rewards.base import EstimatorConfig
 from models.rewards.calibration import RewardSums
 from models.rewards.din import DINConfig
-from models.rewards.registry import AnyEstimator, create_estimator
+from models.rewards.registry import PlainEstimator, create_estimator
 from models.simulators.base import Simulator
 from models.simulators.shop_simulator import ShopSimulator
 from schemas.config import Config
@@ -49,7 +49,7 @@ class StabiliserConfig(Config):
 
     shares_vectors: bool = False
     """The agent reads the estimator's vectors of items or of an observation, and the estimator's loss alone moves them (SRS2)."""
-    items: AnyEstimator = DINConfig(outcome="continuous", unknown_rate=0.0)
+    items: PlainEstimator = DINConfig(outcome="continuous", unknown_rate=0.0)
     """Estimator where actions show items; of a continuous reward."""
     numbers: NumberRewardsConfig = NumberRewardsConfig()
     """Estimator where actions are numbers."""

@@ -15,7 +15,7 @@ from models.batch import TrajectoryBatch
 from models.frameworks import tf
 from models.learner import EventShare, Learner, StepLosses
 from models.module import Module
-from models.rewards.fields import Fields, Query
+from models.rewards.fields import Fields, Numbers, Query
 from models.rewards.outcomes import OUTCOMES, Outcome, OutcomeName, Prediction
 from schemas.config import Config
 
@@ -52,6 +52,8 @@ class EstimatorConfig(Config):
             raise ValueError(f"has_variance is of continuous rewards; that of outcome: {self.outcome} follows from its probabilities")
         if self.outcome == "continuous" and self.calibration in ("temperature", "isotonic"):
             raise ValueError(f"calibration: {self.calibration} is of probabilities, and a continuous reward has none; use auto or none")
+        if bool(self.num_user_features) != bool(self.num_users):
+            raise ValueError(f"num_user_features and num_users go together, found {self.num_user_features} and {self.num_users}")
         return self
 
     @property
@@ -115,13 +117,14 @@ class RewardEstimator(Learner):
 
     def __init__(self, kind: type[RewardNetwork], config: EstimatorConfig, catalogue: Catalogue, seed: int = 0, embedding: Any = None):
         super().__init__(catalogue.max_steps, seed)
-        if bool(config.num_user_features) != bool(config.num_users):
-            raise ValueError(f"num_user_features and num_users go together, found {config.num_user_features} and {config.num_users}")
         self._config = config
         self._catalogue = catalogue
         self.share = EventShare()
         self.outcome: Outcome = OUTCOMES[config.outcome](config)
-        self.networks = [kind(config, Fields(config, catalogue, embedding), self.outcome.num_outputs) for _ in range(config.members)]
+        self.numbers = Numbers(config, catalogue)
+        self.networks = [
+            kind(config, Fields(config, catalogue, self.numbers, embedding), self.outcome.num_outputs) for _ in range(config.members)
+        ]
 
     @property
     def config(self) -> EstimatorConfig:
@@ -135,16 +138,14 @@ class RewardEstimator(Learner):
 
     def set_item_features(self, features: npt.NDArray[np.float32]) -> None:
         """Sets what is known of the items, [N+1, G] by item id; rows of padding and of the unknown item are of no use but there."""
-        for network in self.networks:
-            network.fields.item_features.assign(features)
+        self.numbers.item.assign(features)
 
     def set_user_features(self, keys: npt.NDArray[np.int64], features: npt.NDArray[np.float32]) -> None:
         """Sets what is known of users, [num_users, U], whose keys [num_users] are as in `TrajectoryBatch`, none of them twice."""
         order = np.argsort(keys)
-        for network in self.networks:
-            network.fields.user_keys.assign(keys[order])
-            # The last row is of everybody else.
-            network.fields.user_features.assign(np.append(features[order], np.zeros_like(features[:1]), axis=0))
+        self.numbers.user_keys.assign(keys[order])
+        # The last row is of everybody else.
+        self.numbers.user.assign(np.append(features[order], np.zeros_like(features[:1]), axis=0))
 
     # === Learning ===
 

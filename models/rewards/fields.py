@@ -56,6 +56,34 @@ class Known(NamedTuple):
     fields: tf.Tensor
 
 
+class Numbers(Module):
+    """What is known of items and users beside their events, once for all networks of an estimator.
+
+    Args:
+        config: The estimator's configuration.
+        catalogue: The items.
+    """
+
+    def __init__(self, config: EstimatorConfig, catalogue: Catalogue):
+        self.has_items, self.has_users = config.num_item_features > 0, config.num_user_features > 0
+        if self.has_items:
+            self.item = tf.Variable(tf.zeros([catalogue.num_items + 1, config.num_item_features]), trainable=False)
+        if self.has_users:
+            # In ascending order; the last row of numbers is of everybody else.
+            self.user_keys = tf.Variable(tf.zeros([config.num_users], tf.int64), trainable=False)
+            self.user = tf.Variable(tf.zeros([config.num_users + 1, config.num_user_features]), trainable=False)
+
+    def of_items(self, item_id: tf.Tensor) -> tf.Tensor:
+        """[..., G] by ids [...]."""
+        return tf.gather(self.item, item_id)
+
+    def of_users(self, user: tf.Tensor) -> tf.Tensor:
+        """[B, U] by keys [B]."""
+        keys = tf.convert_to_tensor(self.user_keys)
+        place = tf.minimum(tf.searchsorted(keys, user), tf.shape(keys)[0] - 1)
+        return tf.gather(self.user, tf.where(tf.equal(tf.gather(keys, place), user), place, tf.shape(keys)[0]))
+
+
 class Fields(Module):
     """The fields of an item in a state, a vector each.
 
@@ -65,14 +93,15 @@ class Fields(Module):
     Args:
         config: The estimator's configuration.
         catalogue: The items.
+        numbers: Numbers of items and users, which belong to the estimator.
         embedding: Item vectors to share; None for own ones.
     """
 
-    def __init__(self, config: EstimatorConfig, catalogue: Catalogue, embedding: Any = None):
+    def __init__(self, config: EstimatorConfig, catalogue: Catalogue, numbers: Numbers, embedding: Any = None):
         from models.layers.embedding import CategoryEmbedding, HideItems, ItemEmbedding
 
         self._num_items = catalogue.num_items
-        self._num_user_features = config.num_user_features
+        self._numbers = numbers
         width = config.width if embedding is None else embedding.width
         self.items = ItemEmbedding(catalogue.num_items, width, _STDDEV, name="items") if embedding is None else embedding
         self.hide = HideItems(catalogue.num_items, config.unknown_rate, name="hide")
@@ -81,13 +110,10 @@ class Fields(Module):
         self.is_last = CategoryEmbedding(2, width, _STDDEV, name="is_last")
         self.repeats = [CategoryEmbedding(_MOST_REPEATS + 1, width, _STDDEV, name=f"repeats_{role}") for role in FEEDBACK_ROLES]
         self.num_fields = 5 + len(FEEDBACK_ROLES)
-        if config.num_item_features:
-            self.item_features = tf.Variable(tf.zeros([catalogue.num_items + 1, config.num_item_features]), trainable=False)
+        if numbers.has_items:
             self.item_numbers = keras.layers.Dense(width, name="item_numbers")
             self.num_fields += 1
-        if config.num_user_features:
-            self.user_keys = tf.Variable(tf.zeros([config.num_users], tf.int64), trainable=False)
-            self.user_features = tf.Variable(tf.zeros([config.num_users + 1, config.num_user_features]), trainable=False)
+        if numbers.has_users:
             self.user_numbers = keras.layers.Dense(width, name="user_numbers")
             self.num_fields += 1
 
@@ -111,19 +137,12 @@ class Fields(Module):
         mean = tf.matmul(earlier, events) / tf.cast(tf.maximum(count, 1.0), events.dtype)[..., None]
         fields = [item, mean, self._before(query, events), self.positions(_power_of_two(query.step)), *self._repeats(query)]
         fields.append(self.is_last(tf.cast(self._is_last(query), tf.int32)))
-        if hasattr(self, "item_features"):
-            fields.append(self.item_numbers(tf.gather(self.item_features, query.item_id)))
-        if self._num_user_features:
+        if self._numbers.has_items:
+            fields.append(self.item_numbers(self._numbers.of_items(query.item_id)))
+        if self._numbers.has_users:
             user = tf.zeros(tf.shape(query.item_id)[:1], tf.int64) if query.user is None else query.user
-            numbers = tf.gather(self.user_features, self._place_of(user))
-            fields.append(tf.broadcast_to(self.user_numbers(numbers)[:, None], tf.shape(item)))
+            fields.append(tf.broadcast_to(self.user_numbers(self._numbers.of_users(user))[:, None], tf.shape(item)))
         return Known(item, events, earlier, tf.stack(fields, axis=2))
-
-    def _place_of(self, user: tf.Tensor) -> tf.Tensor:
-        """[B] rows of the users; the last one for those of whom nothing is known."""
-        keys = tf.convert_to_tensor(self.user_keys)
-        place = tf.minimum(tf.searchsorted(keys, user), tf.shape(keys)[0] - 1)
-        return tf.where(tf.equal(tf.gather(keys, place), user), place, tf.shape(keys)[0])
 
     @staticmethod
     def _before(query: Query, values: tf.Tensor) -> tf.Tensor:

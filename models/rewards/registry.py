@@ -18,7 +18,8 @@ REWARDS: Registry[type[RewardNetwork]] = Registry("reward estimator", {"din": DI
 def _without_features(config: EstimatorConfig) -> EstimatorConfig:
     for name in ("num_item_features", "num_user_features", "num_users"):
         if getattr(config, name):
-            raise ValueError(f"{name} follows from the files that reward_trainer names; expected 0")
+            reason = "only reward_trainer's item_features and user_features give an estimator numbers"
+            raise ValueError(f"{name}: expected 0, found {getattr(config, name)}: {reason}")
     return config
 
 

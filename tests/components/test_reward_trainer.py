@@ -175,19 +175,30 @@ def test_what_is_known_of_users_tells_apart_what_their_events_earn(tmp_path: Pat
     shop = toy.write_examples(tmp_path / "examples", splits), toy.write_vocabulary(tmp_path / "vocabulary")
     path = tmp_path / "users.csv"
     rows = [f"{kind}{number},{income}" for kind, income in (("rich", 9), ("poor", 1)) for number in range(40)]
-    path.write_text("user,income\n" + "\n".join(rows) + "\n")
+    path.write_text("user,income\nnobody,5\n" + "\n".join(rows) + "\n")
     found = _run(tmp_path / "told", shop, _config(max_epochs=8, user_features=str(path)))
     assert found.properties["user_features"] == {"names": ["income"], "users": 80}
     # P(p of a positive > p of a negative) = .64 + half of .32 at best; without users nothing tells the events apart.
     assert found.properties["metrics"]["auc"] == pytest.approx(0.8, abs=0.05)
     blind = _run(tmp_path / "blind", shop, _config(max_epochs=2))
     assert blind.properties["metrics"]["auc"] == pytest.approx(0.55, abs=0.06)
+    path.write_text("user,income\nRICH1,9\n")
+    with pytest.raises(ComponentError, match=r"reward_trainer.user_features: .*users.csv: none of its 1 rows is about a user"):
+        _run(tmp_path / "others", shop, _config(max_epochs=1, user_features=str(path)))
 
 
-@pytest.mark.parametrize("name", ["num_user_features", "num_item_features"])
-def test_numbers_that_nothing_could_give_are_refused(name: str):
-    with pytest.raises(ValueError, match=f"{name}.*expected 0"):
-        RewardTrainerConfig(estimator={"name": "fm", name: 2})  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"num_item_features": 2}, "num_item_features: expected 0, found 2"),
+        ({"num_user_features": 2, "num_users": 3}, "num_user_features: expected 0, found 2"),
+        ({"num_user_features": 2}, "num_user_features and num_users go together, found 2 and 0"),
+    ],
+    ids=["items", "users", "nobody"],
+)
+def test_numbers_that_nothing_could_give_are_refused(numbers: dict[str, int], message: str):
+    with pytest.raises(ValueError, match=message):
+        RewardTrainerConfig(estimator={"name": "fm", **numbers})  # type: ignore[arg-type]
 
 
 def test_a_training_in_lower_precision_learns_from_rewards_as_they_were_judged(model: Artifact):

@@ -179,6 +179,13 @@ def test_side_features_count_and_missing_ones_are_zeros(model: RewardEstimator):
     model.set_item_features(np.zeros((toy.NUM_ITEMS + 1, 2), np.float32))
     assert np.abs(after - before).max() > 1e-4
     assert model.events(of).mean.numpy() == pytest.approx(before)
+    # Two networks read one table of each.
+    assert len(model.networks) == 2
+    assert sorted(path for path in model.named_variables() if path.startswith("numbers")) == [
+        "numbers/item/0",
+        "numbers/user/0",
+        "numbers/user_keys/0",
+    ]
 
 
 # === Learning ===

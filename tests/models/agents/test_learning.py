@@ -155,3 +155,8 @@ def test_what_does_not_go_together_is_refused() -> None:
         NoisyRewardsConfig(name="x", simulator=SHOP, agents=(AGENTS["dqn"](), AGENTS["dqn"](width=8)))
     with pytest.raises(pydantic.ValidationError, match=r"one of the variants \(raw, srs\), found noise_free"):
         NoisyRewardsConfig(name="x", simulator=SHOP, agents=(AGENTS["dqn"](),), variants=("raw", "srs"))
+
+
+def test_numbers_that_nothing_tells_an_online_estimator_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_item_features: expected 0, found 2"):
+        StabiliserConfig(items=FMConfig(outcome="continuous", num_item_features=2))
