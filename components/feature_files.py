@@ -132,11 +132,11 @@ def _standardised(columns: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.floa
     numbers = np.ldexp(numbers, -np.frexp(np.abs(numbers).max(axis=0))[1] - 1)
     numbers -= numbers.min(axis=0)
     greatest = numbers.max(axis=0)
-    # A column that says the same of everybody says nothing; its computed deviation need not be 0.
+    # A column that says the same of everybody is exactly 0 by now and says nothing.
     is_same = greatest == 0
     numbers /= np.where(is_same, 1.0, greatest)
-    deviation = np.where(is_same, 1.0, numbers.std(axis=0))
-    return np.where(is_same, 0.0, (numbers - numbers.mean(axis=0)) / deviation).astype(np.float32)
+    found: npt.NDArray[np.float32] = ((numbers - numbers.mean(axis=0)) / np.where(is_same, 1.0, numbers.std(axis=0))).astype(np.float32)
+    return found
 
 
 def _read(setting: str, path: str, expected: str, needed: Collection[str]) -> pa.Table:
