@@ -173,6 +173,11 @@ def parse(serialized: tf.Tensor, more: tuple[str, ...] = ()) -> dict[str, Any]:
     return parsed
 
 
+def parsed_records(files: list[str]) -> Iterator[dict[str, Any]]:
+    """What `parse` makes of all records, some thousands at a time."""
+    return map(parse, raw_records(files).batch(_RECORDS))
+
+
 def parse_named(serialized: tf.Tensor, more: tuple[str, ...] = ()) -> dict[str, Any]:
     """As `parse`, and under `name` the names [n] of user and session, with a zero byte between."""
     spec = {name: tf.io.RaggedFeature(_dtype(name)) for name in (*_FEATURES, *more)}
@@ -192,15 +197,21 @@ def name_keys(names: tf.Tensor) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(names, (1 << 63) - 1)
 
 
+def places_of(keys: npt.NDArray[np.int64], among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """[n] places of keys [n] in ascending ones, -1 where they are not among them."""
+    place = np.searchsorted(among, keys)
+    # Nothing is at the end; whether a key is this nothing is asked for.
+    return np.where((place < len(among)) & (np.append(among, 0)[place] == keys), place, -1)
+
+
 def users_with_records(examples: Artifact, split: str, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """[n] whether users [n] have a record in a split."""
     order = np.argsort(keys)
-    sorted_keys, found = keys[order], np.zeros(len(keys), np.bool_)
-    for serialized in raw_records(shard_files(examples, split)).batch(_RECORDS):
-        user = parse(serialized)["user"].numpy()
-        place = np.minimum(np.searchsorted(sorted_keys, user), len(keys) - 1)
-        found[order[place[sorted_keys[place] == user]]] = True
-    return found
+    # The last one is of all whose keys are not among these.
+    found = np.zeros(len(keys) + 1, np.bool_)
+    for parsed in parsed_records(shard_files(examples, split)):
+        found[np.append(order, -1)[places_of(parsed["user"].numpy(), keys[order])]] = True
+    return found[:-1]
 
 
 def _dtype(name: str) -> Any:
@@ -290,8 +301,7 @@ class Transitions:
         session: list[npt.NDArray[np.int64]] = []
         user: list[npt.NDArray[np.int64]] = []
         total = 0
-        for serialized in raw_records(files).batch(4096):
-            parsed = parse(serialized)
+        for parsed in parsed_records(files):
             for name in _FEATURES:
                 events[name].append(parsed[name].flat_values.numpy())
             length, context_steps = parsed["length"].numpy().astype(np.int64), parsed[trajectory.NUM_CONTEXT].numpy()

@@ -16,7 +16,7 @@ from components.datasets.files import list_files, open_log
 from components.evaluation import Decisions
 from components.evaluator.blessing import CANDIDATE, LAST_BLESSED
 from components.evaluator.config import SliceTable
-from components.trajectory_io import name_keys
+from components.trajectory_io import name_keys, places_of
 from models.frameworks import tf
 from models.metrics.ranking import RankedSteps, bootstrap, difference, intervals, sum_by_session
 from schemas.interaction import FEEDBACK_ROLES
@@ -94,9 +94,8 @@ def table_masks(tables: Sequence[SliceTable], decisions: Decisions, items: Seque
             keys = name_keys(tf.constant(list(values), tf.string, [len(values)])).numpy()
             order = np.argsort(keys)
             names = np.array([*(list(values.values())[place] for place in order), _NONE], np.object_)
-            place = np.searchsorted(keys[order], decisions.user)
-            hit = (place < len(keys)) & (np.append(keys[order], 0)[place] == decisions.user)
-            found = names[np.where(hit, place, len(keys))]
+            # The last name is of users that are not there.
+            found = names[places_of(decisions.user, keys[order])]
         kinds, counts = np.unique(found.astype(str), return_counts=True)
         # By number of events, names decide between equals.
         frequent = [str(kinds[place]) for place in np.lexsort((kinds, -counts))[: table.max_values]]

@@ -8,14 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from components.artifacts import Artifact
-from components.trajectory_io import parse, raw_records, shard_files
+from components.trajectory_io import parsed_records, places_of, shard_files
 from models.ope.behaviour import Counts
 from schemas import trajectory
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_RECORDS = 4096
 _EVENTS = 1 << 20
 """Events that are counted at a time."""
 
@@ -36,10 +35,8 @@ class TrainCounts:
 
     def events_of(self, user: Ints) -> Ints:
         """[n] events that users [n] have in the train split."""
-        if not len(self.user):
-            return np.zeros(len(user), np.int64)
-        place = np.minimum(np.searchsorted(self.user, user), len(self.user) - 1)
-        return np.where(self.user[place] == user, self.user_events[place], 0)
+        # The last one is of users that are not there.
+        return np.append(self.user_events, 0)[places_of(user, self.user)]
 
 
 def count_train(examples: Artifact, num_items: int) -> TrainCounts:
@@ -49,8 +46,7 @@ def count_train(examples: Artifact, num_items: int) -> TrainCounts:
     user, user_events = np.zeros((2, 0), np.int64)
     users: list[Ints] = []
     waiting = 0
-    for serialized in raw_records(shard_files(examples, "train")).batch(_RECORDS):
-        parsed = parse(serialized)
+    for parsed in parsed_records(shard_files(examples, "train")):
         length, item = parsed["length"].numpy().astype(np.int64), parsed[trajectory.ITEM_ID].flat_values.numpy()
         context = parsed[trajectory.NUM_CONTEXT].numpy()
         step = np.arange(len(item)) - np.repeat(np.cumsum(length) - length, length)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components import trajectory_io
 from components.artifacts import Artifact
 from components.base import ComponentError
 from components.evaluation import Decisions, Protocol, read_decisions
@@ -517,7 +518,7 @@ def test_the_train_split_is_counted_a_part_at_a_time(tmp_path: Path, monkeypatch
         parts.append((sum(map(len, given[2])), len(found[0])))
         return found
 
-    monkeypatch.setattr(train_counts, "_RECORDS", 10)
+    monkeypatch.setattr(trajectory_io, "_RECORDS", 10)
     monkeypatch.setattr(train_counts, "_EVENTS", 60)
     monkeypatch.setattr(train_counts, "_merged", merged)
     cut = count_train(examples, NUM_ITEMS)

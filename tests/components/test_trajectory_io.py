@@ -1,6 +1,8 @@
 """Trajectories as batches of tensors: every record once, in an order that seed and epoch decide."""
 
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import pytest
 from components import trajectory_io
 from components.artifacts import Artifact, ArtifactError
 from models.frameworks import tf
+
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+toy = import_module("toy_shop")
 
 Write = Callable[..., list[str]]
 
@@ -217,3 +222,19 @@ def test_targets_and_the_end_of_a_session_follow_from_lengths(write: Write) -> N
     (batch,) = trajectory_io.ordered_batches(write([example(1, 4, num_context=2), example(2, 3, is_terminal=0)]), 8)
     assert batch.is_target().numpy().tolist() == [[True, True, True, False], [False, False, True, True]]
     np.testing.assert_array_equal(batch.done().numpy(), [[0, 0, 0, 0], [0, 0, 0, 1]])
+
+
+def test_places_are_those_of_equal_keys() -> None:
+    among = np.array([-5, 0, 3, 9])
+    assert trajectory_io.places_of(np.array([9, 4, -5, 0, 10, -6, 3]), among).tolist() == [3, -1, 0, 1, -1, -1, 2]
+    # What stands in for the end is a key, too.
+    assert trajectory_io.places_of(np.array([0, 7]), np.array([-5])).tolist() == [-1, -1]
+    assert trajectory_io.places_of(np.array([0, 7]), among[:0]).tolist() == [-1, -1]
+
+
+def test_users_with_records_are_found_whatever_the_order_of_their_keys(tmp_path: Path) -> None:
+    train = [toy.Record([1, 2], session="a", user="anna"), toy.Record([3], session="b", user="cleo")]
+    examples = toy.write_examples(tmp_path / "examples", {"train": train, "eval": [toy.Record([1], session="c", user="bo")], "test": []})
+    for names in (["anna", "bo", "cleo"], ["cleo", "bo", "anna"]):
+        keys = trajectory_io.name_keys(tf.constant(names)).numpy()
+        assert trajectory_io.users_with_records(examples, "train", keys).tolist() == [True, False, True]

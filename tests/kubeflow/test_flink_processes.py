@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -93,10 +92,8 @@ def test_workers_that_ended_by_themselves_are_forgotten(pools: Any, workers: Cal
     assert not Path(f"/proc/{gone}").exists()
 
 
-def test_a_pool_that_is_ended_ends_its_workers(workers: Callable[[], list[int]]) -> None:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+def test_a_pool_that_is_ended_ends_its_workers(workers: Callable[[], list[int]], load_script: Callable[[str], Any]) -> None:
+    (port,) = load_script("kubeflow/flink/standalone.py").free_ports(1)
     process = subprocess.Popen([sys.executable, str(ROOT / POOL), f"--service_port={port}"])
     try:
         with grpc.insecure_channel(f"localhost:{port}") as channel:
